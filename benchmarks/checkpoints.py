@@ -1,0 +1,190 @@
+"""Writes small LLaVA-NeXT checkpoints with random weights, in the published layout.
+
+HF transformers and vLLM load them like any other checkpoint. The vision geometry is
+the caller's choice, up to the real one; the weights mean nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    CLIPVisionConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
+    PreTrainedTokenizerFast,
+)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'].upper() }}: "
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for item in message['content'] %}"
+    "{% if item['type'] == 'text' %}{{ item['text'] }}{% else %}<image>{% endif %}"
+    "{% endfor %}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+REAL_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Dimensions of a checkpoint; the defaults are LLaVA-NeXT's vision geometry.
+
+    Attributes:
+        tile_size: side of a tile in pixels.
+        patch_size: side of a patch in pixels.
+        pinpoints: canvas sizes, (height, width) in pixels.
+        vision_layers: layers of the whole tower; the feature layer is -2.
+        backbone: HF model type of the LLM.
+        feature_layer: which of the tower's layers gives the features.
+        feature_strategy: "default" (patches) or "full" (with [CLS]).
+    """
+
+    tile_size: int = 336
+    patch_size: int = 14
+    pinpoints: tuple[tuple[int, int], ...] = REAL_PINPOINTS
+    vision_hidden: int = 64
+    vision_heads: int = 4
+    vision_layers: int = 4
+    text_hidden: int = 128
+    text_layers: int = 2
+    text_heads: int = 4
+    max_positions: int = 8192
+    backbone: str = "llama"
+    feature_layer: int = -2
+    feature_strategy: str = "default"
+
+
+def small(**changes: Any) -> Shape:
+    """A shape for tests: tiles of 8 x 8 patches, canvases up to 2 x 2 and 1 x 3."""
+    tile = 56
+    pinpoints = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+    defaults: dict[str, Any] = {
+        "tile_size": tile,
+        "patch_size": 7,
+        "pinpoints": tuple((rows * tile, cols * tile) for rows, cols in pinpoints),
+        "max_positions": 2048,
+    }
+    return Shape(**(defaults | changes))
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and the special tokens of a LLaVA checkpoint."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(
+        models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def make_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlavaNextConfig:
+    """The HF config of `shape`."""
+    vision = CLIPVisionConfig(
+        hidden_size=shape.vision_hidden,
+        intermediate_size=shape.vision_hidden * 2,
+        num_attention_heads=shape.vision_heads,
+        num_hidden_layers=shape.vision_layers,
+        image_size=shape.tile_size,
+        patch_size=shape.patch_size,
+        projection_dim=shape.vision_hidden,
+    )
+    text = AutoConfig.for_model(
+        shape.backbone,
+        hidden_size=shape.text_hidden,
+        intermediate_size=shape.text_hidden * 2,
+        num_attention_heads=shape.text_heads,
+        num_key_value_heads=shape.text_heads,
+        head_dim=shape.text_hidden // shape.text_heads,
+        num_hidden_layers=shape.text_layers,
+        max_position_embeddings=shape.max_positions,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    return LlavaNextConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=[list(point) for point in shape.pinpoints],
+        vision_feature_layer=shape.feature_layer,
+        vision_feature_select_strategy=shape.feature_strategy,
+        architectures=["LlavaNextForConditionalGeneration"],
+    )
+
+
+def write_checkpoint(folder: Path, shape: Shape, seed: int = 0) -> Path:
+    """Writes config, weights, tokenizer, chat template and processor.
+
+    Args:
+        folder: made if it is missing.
+        shape: the dimensions.
+        seed: of the random weights.
+
+    Returns:
+        `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer()
+    config = make_config(shape, tokenizer)
+    model = LlavaNextForConditionalGeneration(config)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            # Wide enough for peaked attention and for logits that differ clearly.
+            scale = 1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5
+            with torch.no_grad():
+                parameter.normal_(0.0, scale, generator=generator)
+    weights = {
+        published_name(name): tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.endswith("position_ids")
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(folder)
+    side = {"height": shape.tile_size, "width": shape.tile_size}
+    LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessor(
+            size={"shortest_edge": shape.tile_size},
+            crop_size=side,
+            image_grid_pinpoints=[list(point) for point in shape.pinpoints],
+        ),
+        tokenizer=tokenizer,
+        patch_size=shape.patch_size,
+        vision_feature_select_strategy=shape.feature_strategy,
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)
+    return folder
+
+
+def published_name(name: str) -> str:
+    """A weight's name in published LLaVA-NeXT checkpoints, from HF's in memory."""
+    name = name.removeprefix("model.")
+    for inner, published in (
+        ("vision_tower.vision_model.", "vision_tower.vision_model."),
+        ("vision_tower.", "vision_tower.vision_model."),
+        ("language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+    ):
+        if name.startswith(inner):
+            return published + name.removeprefix(inner)
+    return name

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="vllm-hired",
+    version="0.1.0",
+    description=(
+        "HiRED for vLLM: serve high-resolution vision-language models "
+        "with a fixed visual-token budget"
+    ),
+    long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    author="The vllm_hired developers",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["vllm", "llava", "vision-language", "token dropping", "inference"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=["vllm_hired", "vllm_hired.*"]),
+    package_data={"vllm_hired": ["py.typed"]},
+    install_requires=["vllm>=0.31,<0.33", "torch", "transformers"],
+    extras_require={
+        "test": [
+            "build",
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "ruff",
+            "scikit-image",
+            "twine",
+        ],
+        "bench": ["scikit-image"],
+    },
+    entry_points={"vllm.general_plugins": ["hired = vllm_hired:register"]},
+)

@@ -1,0 +1,74 @@
+"""[CLS] attention of chosen layers of a running CLIP tower.
+
+Only the [CLS] row of the attention is computed: `O(N * d)` a head, never `N x N`.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from vllm.distributed import tensor_model_parallel_all_reduce
+from vllm.model_executor.models.clip import CLIPAttention, CLIPVisionModel
+
+
+def cls_attention(query: Tensor, key: Tensor, num_heads: int, scale: float) -> Tensor:
+    """Attention that [CLS] pays to each patch, summed over heads.
+
+    `sum over heads of softmax(q_cls . K / sqrt(d))[1:]`, paper section 4.1.
+
+    Args:
+        query: `[B, 1 + N, num_heads * d]`, any floating dtype; [CLS] comes first.
+        key: likewise.
+        num_heads: heads in `query` and `key`.
+        scale: `1 / sqrt(d)`.
+
+    Returns:
+        `[B, N]` float32.
+    """
+    query_cls = query[:, 0].unflatten(-1, (num_heads, -1)).float()
+    keys = key.unflatten(-1, (num_heads, -1)).float()
+    logits = torch.einsum("bhd,bnhd->bhn", query_cls, keys) * scale
+    return logits.softmax(dim=-1).sum(dim=1)[:, 1:]
+
+
+@contextmanager
+def capture_cls_attention(
+    tower: CLIPVisionModel, layers: Collection[int]
+) -> Iterator[dict[int, list[Tensor]]]:
+    """Scores of the tower's forwards inside the `with` block.
+
+    Reads query and key where they enter `self_attn.attn`, after LoRA, dequantisation
+    and any QK norm, whatever the attention backend. The hooks leave with the block,
+    also when a forward fails, so no score outlives its image.
+
+    Args:
+        tower: vLLM's CLIP tower.
+        layers: indices of the layers to read.
+
+    Yields:
+        Layer -> one `[B, N]` float32 a forward, summed over the heads of all
+        tensor-parallel ranks.
+    """
+    scores: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+
+    def watch(self_attn: CLIPAttention, found: list[Tensor]) -> RemovableHandle:
+        def record(attn: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            query, key, *_ = inputs
+            local = cls_attention(
+                query, key, self_attn.num_heads_per_partition, self_attn.scale
+            )
+            if self_attn.tp_size > 1:
+                # A rank sees its own heads; ranks that disagreed on one index would
+                # corrupt the output silently.
+                local = tensor_model_parallel_all_reduce(local.contiguous())
+            found.append(local)
+
+        return self_attn.attn.register_forward_pre_hook(record)
+
+    with ExitStack() as hooks:
+        for layer, found in scores.items():
+            self_attn = tower.vision_model.encoder.layers[layer].self_attn
+            hooks.enter_context(watch(self_attn, found))
+        yield scores

@@ -1,0 +1,243 @@
+"""The settings of HiRED: read once from the HF config, validated, immutable."""
+
+import math
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import Any
+
+from vllm_hired.selectors import SELECTORS
+
+PREFIX = "hired_"
+
+ALGORITHM_VERSION = 1
+"""Raised whenever the same settings keep other tokens than before, so that a cache
+that outlives an upgrade never mixes the two."""
+
+
+class HiredConfigError(ValueError):
+    """A `hired_*` setting that cannot be used.
+
+    Attributes:
+        setting: the key as the user writes it.
+        value: what was given.
+    """
+
+    def __init__(self, setting: str, value: object, allowed: str) -> None:
+        super().__init__(f"{setting}={value!r} is not allowed: {allowed}")
+        self.setting = setting
+        self.value = value
+
+
+@dataclass(frozen=True)
+class HiredConfig:
+    """Settings of one engine.
+
+    Attributes:
+        budget: `rho`, the default fraction of an image's visual tokens to keep.
+        max_budget: largest `rho` that a request may ask for; what vLLM profiles.
+        token_cap: most visual tokens of any image, or None.
+        alpha: share of the budget given to the thumbnail.
+        init_layer: tower layer whose [CLS] attention distributes the budget.
+        final_layer: tower layer whose [CLS] attention ranks the tokens.
+        selector: a name in `vllm_hired.selectors.SELECTORS`.
+        unsupported: why this model's tower cannot be used, or None.
+    """
+
+    budget: Fraction
+    max_budget: Fraction
+    token_cap: int | None
+    alpha: Fraction
+    init_layer: int
+    final_layer: int
+    selector: str
+    unsupported: HiredConfigError | None
+
+    @classmethod
+    def from_hf_config(cls, hf_config: Any) -> "HiredConfig":
+        """Reads the `hired_*` attributes that `--hf-overrides` put on `hf_config`.
+
+        Raises:
+            HiredConfigError: an unknown key, a value outside what is allowed, or
+                settings on a model whose tower HiRED cannot use.
+        """
+        given = given_settings(hf_config)
+        for key, value in given.items():
+            if key not in SETTINGS:
+                raise HiredConfigError(
+                    key, value, f"the known settings are {', '.join(SETTINGS)}"
+                )
+        unsupported = unsupported_tower(hf_config)
+        if unsupported is not None and given:
+            raise unsupported
+
+        budget = read_budget(given.get("hired_budget", 1))
+        max_budget = read_budget(
+            given.get("hired_max_budget", budget), "hired_max_budget"
+        )
+        if budget > max_budget:
+            raise HiredConfigError(
+                "hired_budget",
+                float(budget),
+                f"it must not exceed hired_max_budget={float(max_budget)} "
+                "(an unset hired_budget is 1.0)",
+            )
+        # A tower that HiRED cannot use may have no layers to count.
+        layers = 0 if unsupported else num_tower_layers(hf_config)
+        selector = given.get("hired_selector", "hired")
+        if not isinstance(selector, str) or selector not in SELECTORS:
+            raise HiredConfigError(
+                "hired_selector", selector, f"it must be one of {', '.join(SELECTORS)}"
+            )
+        return cls(
+            budget=budget,
+            max_budget=max_budget,
+            token_cap=_read_token_cap(given.get("hired_token_cap")),
+            alpha=_read_fraction(
+                "hired_alpha", given.get("hired_alpha", 0.5), "a number in [0, 1]"
+            ),
+            init_layer=_read_layer("hired_init_layer", given, 0, layers),
+            final_layer=_read_layer("hired_final_layer", given, layers - 1, layers),
+            selector=selector,
+            unsupported=unsupported,
+        )
+
+    def is_active(self, budget: Fraction) -> bool:
+        """Whether images may lose tokens at `budget`; if not, the path is stock."""
+        return budget < 1 or self.token_cap is not None
+
+    def request_budget(self, value: object) -> Fraction:
+        """The budget of a request that asks for `value` (None: the default).
+
+        Raises:
+            HiredConfigError: not a number in (0, hired_max_budget], or the tower
+                cannot be used.
+        """
+        budget = self.budget if value is None else read_budget(value)
+        if budget > self.max_budget:
+            raise HiredConfigError(
+                "hired_budget",
+                value,
+                "the engine was started with "
+                f"hired_max_budget={float(self.max_budget)}; ask for a number in "
+                f"(0, {float(self.max_budget)}]",
+            )
+        if self.unsupported is not None and self.is_active(budget):
+            raise self.unsupported
+        return budget
+
+    def cache_key(self, budget: Fraction) -> dict[str, object]:
+        """All that decides which tokens are kept, for vLLM's hash of an image."""
+        settings = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("budget", "max_budget", "unsupported")
+        }
+        return {
+            "hired_budget": float(budget),
+            "hired_algorithm": f"{ALGORITHM_VERSION} "
+            + " ".join(f"{name}={value}" for name, value in settings.items()),
+        }
+
+
+SETTINGS = tuple(
+    PREFIX + field.name for field in fields(HiredConfig) if field.name != "unsupported"
+)
+
+
+def given_settings(hf_config: Any) -> dict[str, Any]:
+    """The `hired_*` attributes of an HF config that are not None."""
+    return {
+        key: value
+        for key, value in vars(hf_config).items()
+        if key.startswith(PREFIX) and value is not None
+    }
+
+
+def num_tower_layers(hf_config: Any) -> int:
+    """How many layers of the vision tower run: up to `vision_feature_layer`."""
+    layer: int = hf_config.vision_feature_layer
+    total: int = hf_config.vision_config.num_hidden_layers
+    return layer if layer >= 0 else total + layer + 1
+
+
+def unsupported_tower(hf_config: Any) -> HiredConfigError | None:
+    """Why HiRED cannot read [CLS] attention in this model's tower, or None."""
+    tower = hf_config.vision_config.model_type
+    if tower != "clip_vision_model":
+        return HiredConfigError(
+            "vision_config.model_type",
+            tower,
+            "HiRED ranks patches by [CLS] attention, which only CLIP towers "
+            "(clip_vision_model) have; serve this model without hired_* settings",
+        )
+    strategy = hf_config.vision_feature_select_strategy
+    if strategy != "default":
+        return HiredConfigError(
+            "vision_feature_select_strategy",
+            strategy,
+            'HiRED supports "default" (all patches, no [CLS])',
+        )
+    layer = hf_config.vision_feature_layer
+    if not isinstance(layer, int):
+        return HiredConfigError(
+            "vision_feature_layer",
+            layer,
+            "HiRED supports one feature layer, not a list of layers",
+        )
+    if num_tower_layers(hf_config) < 1:
+        return HiredConfigError(
+            "vision_feature_layer",
+            layer,
+            "no layer of the vision tower runs, so there is no attention to read",
+        )
+    return None
+
+
+def read_budget(value: object, setting: str = "hired_budget") -> Fraction:
+    """A budget rate as the decimal that the user wrote, exactly.
+
+    Raises:
+        HiredConfigError: not a number in (0, 1].
+    """
+    allowed = "a number in (0, 1]"
+    budget = _read_fraction(setting, value, allowed)
+    if budget == 0:
+        raise HiredConfigError(setting, value, allowed)
+    return budget
+
+
+def _read_fraction(setting: str, value: object, allowed: str) -> Fraction:
+    if isinstance(value, Fraction):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise HiredConfigError(setting, value, allowed)
+    if not math.isfinite(value) or not 0 <= value <= 1:
+        raise HiredConfigError(setting, value, allowed)
+    # str(float()) and not value: a numpy float prints its type too.
+    return Fraction(str(float(value)))
+
+
+def _read_token_cap(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise HiredConfigError("hired_token_cap", value, "a whole number from 1 up")
+    return value
+
+
+def _read_layer(
+    setting: str, given: dict[str, Any], default: int, num_layers: int
+) -> int:
+    value = given.get(setting, default)
+    if setting in given and (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or not 0 <= value < num_layers
+    ):
+        raise HiredConfigError(
+            setting,
+            value,
+            f"the vision tower runs layers 0 to {num_layers - 1} "
+            "(vision_feature_layer decides which is the last)",
+        )
+    return int(value)

@@ -1,0 +1,1 @@
+"""One file an architecture, named as vLLM names it."""

@@ -1,0 +1,167 @@
+"""vLLM's worker side: pixels -> kept embeddings. The same for every architecture."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+
+from vllm_hired.attention import capture_cls_attention
+from vllm_hired.config import HiredConfig
+from vllm_hired.geometry import Geometry
+from vllm_hired.merge import gather_kept
+from vllm_hired.selectors import make_selector
+from vllm_hired.selectors.base import ClsScores
+
+# Under "vllm", where vLLM has set up its handlers.
+logger = init_logger(f"vllm.{__name__}")
+
+
+class HiredModelMixin(nn.Module):
+    """Replaces the image-feature merger of an upstream LLaVA model.
+
+    Images that carry `num_kept` give that many embeddings; all others take
+    upstream's way untouched.
+    """
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.hired = HiredConfig.from_hf_config(self.config)
+        self.selector = make_selector(self.hired.selector)
+        vision = self.config.vision_config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        tokens = vllm_config.scheduler_config.max_num_encoder_input_tokens
+        # vLLM packs images into a call by the tokens they keep, so a small budget
+        # packs many more tiles than memory was profiled for.
+        self.max_tiles_per_forward = max(1, tokens // patches)
+        self.max_images_per_batch = (
+            vllm_config.scheduler_config.max_num_seqs
+            * self.multimodal_config.get_limit_per_prompt("image")
+        )
+        if _has_tower_lora(vllm_config):
+            # The adapters' token mapping covers the call's tiles in one forward.
+            self.max_tiles_per_forward = torch.iinfo(torch.int64).max
+        logger.info(
+            "%s: hired_budget=%s, hired_max_budget=%s, hired_token_cap=%s, %s",
+            type(self).__name__,
+            float(self.hired.budget),
+            float(self.hired.max_budget),
+            self.hired.token_cap,
+            f"hired_selector={self.hired.selector}"
+            if self.hired.is_active(self.hired.budget)
+            else "stock path unless a request sets hired_budget",
+        )
+
+    @abstractmethod
+    def get_geometries(self, inputs: Mapping[str, Any]) -> list[Geometry]:
+        """Geometry of each image of a call."""
+
+    def embed_multimodal(self, **kwargs: object) -> list[Tensor]:
+        """Gives exactly `num_kept` rows for each image that carries it."""
+        num_kept = kwargs.pop("num_kept", None)
+        image_embeds = kwargs.get("image_embeds")
+        if image_embeds is not None:
+            # Two of different lengths come as a list, which upstream refuses.
+            return list(image_embeds)
+        if num_kept is None:
+            return list(super().embed_multimodal(**kwargs))
+
+        counts = [int(count) for count in num_kept]
+        geometries = self.get_geometries(kwargs)
+        # A cap above an image's own count leaves it whole, newline tokens included.
+        whole = [
+            count == geometry.num_stock_tokens
+            for count, geometry in zip(counts, geometries, strict=True)
+        ]
+        embeddings: list[Tensor] = [torch.empty(0)] * len(counts)
+        if any(whole):
+            stock = super().embed_multimodal(**_pick(kwargs, whole))
+            _put(embeddings, whole, stock)
+        if not all(whole):
+            dropping = [not is_whole for is_whole in whole]
+            _put(
+                embeddings,
+                dropping,
+                self._embed_kept(
+                    _pick(kwargs, dropping)["pixel_values"],
+                    [g for g, drop in zip(geometries, dropping, strict=True) if drop],
+                    [k for k, drop in zip(counts, dropping, strict=True) if drop],
+                ),
+            )
+        for embedding, count in zip(embeddings, counts, strict=True):
+            # vLLM cuts too many rows silently and dies of too few.
+            assert len(embedding) == count, (embedding.shape, count)
+        return embeddings
+
+    def _embed_kept(
+        self, pixel_values: list[Tensor], geometries: list[Geometry], counts: list[int]
+    ) -> tuple[Tensor, ...]:
+        features, kept = self.select(pixel_values, geometries, counts)
+        # The projector sees kept tokens alone.
+        projected = self.multi_modal_projector(gather_kept(features, kept, geometries))
+        return projected.split(counts)
+
+    def select(
+        self, pixel_values: list[Tensor], geometries: list[Geometry], counts: list[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Encodes images and chooses the patches to keep.
+
+        Args:
+            pixel_values: per image `[P, 3, H, W]`.
+            geometries: per image.
+            counts: `K` per image.
+
+        Returns:
+            features `[sum of P, N, D]`, and per image `[K]` int64 flat patch indices
+            in sequence order.
+        """
+        hired = self.hired
+        tiles = torch.cat(list(pixel_values))
+        layers = {hired.init_layer, hired.final_layer}
+        with capture_cls_attention(self.vision_tower, layers) as captured:
+            features = torch.cat(
+                [
+                    self._image_pixels_to_features(self.vision_tower, chunk)
+                    for chunk in tiles.split(self.max_tiles_per_forward)
+                ]
+            )
+        init = torch.cat(captured[hired.init_layer])
+        final = torch.cat(captured[hired.final_layer])
+        partitions = [geometry.num_partitions for geometry in geometries]
+        kept = [
+            self.selector.select(ClsScores(*scores), geometry, count, hired.alpha)
+            for *scores, geometry, count in zip(
+                init.split(partitions),
+                final.split(partitions),
+                geometries,
+                counts,
+                strict=True,
+            )
+        ]
+        return features, kept
+
+
+def _has_tower_lora(vllm_config: VllmConfig) -> bool:
+    lora = vllm_config.lora_config
+    return lora is not None and lora.enable_tower_connector_lora
+
+
+def _pick(kwargs: Mapping[str, Any], wanted: list[bool]) -> dict[str, Any]:
+    """The batched inputs of the wanted images; values are tensors or lists."""
+    places = [place for place, want in enumerate(wanted) if want]
+    return {
+        key: value[places]
+        if isinstance(value, Tensor)
+        else [value[place] for place in places]
+        for key, value in kwargs.items()
+    }
+
+
+def _put(out: list[Tensor], wanted: list[bool], values: Any) -> None:
+    new: Iterator[Tensor] = iter(values)
+    for place, want in enumerate(wanted):
+        if want:
+            out[place] = next(new)
