@@ -161,8 +161,8 @@ def image_geometry(
     if valid.numel() == 0:
         raise ImageSizeError(
             f"an image of {image_width}x{image_height} pixels is too long and thin: "
-            f"its shorter side is under one patch of the {canvas_width}x"
-            f"{tile_rows * g} canvas; crop it or make it wider"
+            f"its shorter side is under one patch of the canvas of {canvas_width}x"
+            f"{tile_rows * g} patches; crop it"
         )
     top, left = divmod(int(valid[0, 0]), canvas_width)
     return Geometry(g, tile_rows, tile_cols, top, left, *valid.shape)

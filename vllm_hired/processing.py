@@ -11,12 +11,13 @@ from fractions import Fraction
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from transformers import BatchFeature
 from vllm.config.multimodal import MultiModalDummyOptions
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import MultiModalInput
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
-from vllm.multimodal.parse import ImageSize, MultiModalDataItems
+from vllm.multimodal.parse import ImageProcessorItems, ImageSize, MultiModalDataItems
 from vllm.multimodal.processing import (
     BaseMultiModalProcessor,
     BaseProcessingInfo,
@@ -36,6 +37,17 @@ def _hired_keys(kwargs: Mapping[str, object]) -> list[str]:
     """Our keys among processor kwargs, also inside `images_kwargs` and the like."""
     scopes = [kwargs, *(v for v in kwargs.values() if isinstance(v, Mapping))]
     return [key for scope in scopes for key in scope if key.startswith(PREFIX)]
+
+
+def _refuse_empty_images(mm_items: MultiModalDataItems) -> None:
+    for items in mm_items.values():
+        # An item is None where the client names a cached image by its uuid.
+        for image in items.get_all() if isinstance(items, ImageProcessorItems) else ():
+            shape = (
+                image.size if isinstance(image, Image) else getattr(image, "shape", ())
+            )
+            if 0 in shape:
+                raise ImageSizeError(f"an image of shape {tuple(shape)} is empty")
 
 
 class HiredInputProcessingContext(InputProcessingContext):
@@ -85,7 +97,11 @@ class HiredProcessingInfoMixin(BaseProcessingInfo):
     def _largest_image(self) -> tuple[int, int, ImageSize]:
         """(`K` at the largest budget, partitions, size); of equals, most partitions."""
         return max(
-            (self.get_num_kept(geometry, self.hired.max_budget), geometry.num_tiles, size)
+            (
+                self.get_num_kept(geometry, self.hired.max_budget),
+                geometry.num_tiles,
+                size,
+            )
             for size, geometry in self.get_largest_images().items()
         )
 
@@ -127,6 +143,7 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             )
         try:
             budget = self.info.hired.request_budget(requested)
+            _refuse_empty_images(inputs.mm_data_items)
             if self.info.hired.is_active(budget):
                 kwargs |= self.info.hired.cache_key(budget)
             inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)

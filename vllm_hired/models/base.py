@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
+from vllm.model_executor.models.interfaces import SupportsMultiModal
 
 from vllm_hired.attention import capture_cls_attention
 from vllm_hired.config import HiredConfig
@@ -20,7 +21,7 @@ from vllm_hired.selectors.base import ClsScores
 logger = init_logger(f"vllm.{__name__}")
 
 
-class HiredModelMixin(nn.Module):
+class HiredModelMixin(SupportsMultiModal):
     """Replaces the image-feature merger of an upstream LLaVA model.
 
     Images that carry `num_kept` give that many embeddings; all others take
@@ -59,7 +60,7 @@ class HiredModelMixin(nn.Module):
     def get_geometries(self, inputs: Mapping[str, Any]) -> list[Geometry]:
         """Geometry of each image of a call."""
 
-    def embed_multimodal(self, **kwargs: object) -> list[Tensor]:
+    def embed_multimodal(self, **kwargs: Any) -> list[Tensor]:
         """Gives exactly `num_kept` rows for each image that carries it."""
         num_kept = kwargs.pop("num_kept", None)
         image_embeds = kwargs.get("image_embeds")

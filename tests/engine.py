@@ -1,0 +1,100 @@
+"""How tests start an engine and what they ask it; also run as a script.
+
+`python -m tests.engine job.json result.pt` answers a job in a process of its own,
+where the plugin may be missing, the ranks may be two, or the start may fail.
+"""
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+ENGINE_OPTIONS: dict[str, Any] = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "max_model_len": 1024,
+    "max_num_batched_tokens": 1024,
+    "max_num_seqs": 8,
+    "limit_mm_per_prompt": {"image": 3},
+    "logprobs_mode": "raw_logits",
+    "max_logprobs": -1,
+}
+
+
+def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth noise, so that patches differ and attention has something to rank."""
+    rng = np.random.default_rng(seed)
+    cells = rng.integers(0, 256, (max(height // 9, 1), max(width // 9, 1), 3))
+    return Image.fromarray(cells.astype(np.uint8)).resize((width, height))
+
+
+def prompt(
+    *sizes: tuple[int, int], budget: float | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """A prompt with one noise image for each (width, height)."""
+    request: dict[str, Any] = {
+        "prompt": "USER: " + "<image>" * len(sizes) + "\nWhat is this? ASSISTANT:",
+        "multi_modal_data": {
+            "image": [noise_image(*size, seed + i) for i, size in enumerate(sizes)]
+        },
+    }
+    if budget is not None:
+        request["mm_processor_kwargs"] = {"hired_budget": budget}
+    return request
+
+
+def kept_digest(model: Any) -> list[int]:
+    """The patches that this worker keeps of one image, at a budget of 0.2."""
+    generator = torch.Generator().manual_seed(1)
+    side = model.config.vision_config.image_size
+    pixels = torch.rand((5, 3, side, side), generator=generator)
+    geometries = model.get_geometries({"image_sizes": [(2 * side, 2 * side)]})
+    tokens = geometries[0].num_partitions * geometries[0].patches_per_partition
+    _, (kept,) = model.select([pixels], geometries, [tokens // 5])
+    indices: list[int] = kept.tolist()
+    return indices
+
+
+def main(job_path: str, result_path: str) -> None:
+    """Job: engine options, requests as arguments of `prompt`, max_tokens, digest."""
+    from vllm import LLM, SamplingParams
+
+    with open(job_path) as file:
+        job = json.load(file)
+    llm = LLM(**(ENGINE_OPTIONS | job["engine"]))
+    sampling = SamplingParams(
+        max_tokens=job["max_tokens"], temperature=0, logprobs=-1, ignore_eos=True
+    )
+    prompts = [prompt(*sizes, budget=budget) for sizes, budget in job["requests"]]
+    processor = llm.llm_engine.renderer.get_mm_processor()
+    result: dict[str, Any] = {"outputs": [], "inputs": []}
+    for request in prompts:
+        inputs = processor(
+            request["prompt"],
+            processor.info.parse_mm_data(request["multi_modal_data"]),
+            hf_processor_mm_kwargs=request.get("mm_processor_kwargs"),
+        )
+        result["inputs"].append((inputs["mm_hashes"], inputs["mm_placeholders"]))
+    for output in llm.generate(prompts, sampling, use_tqdm=False):
+        (completion,) = output.outputs
+        assert completion.logprobs is not None
+        result["outputs"].append(
+            {
+                "prompt_token_ids": list(output.prompt_token_ids or []),
+                "token_ids": list(completion.token_ids),
+                "logits": [
+                    {token: value.logprob for token, value in step.items()}
+                    for step in completion.logprobs
+                ],
+            }
+        )
+    if job.get("digest"):
+        result["digests"] = llm.apply_model(kept_digest)
+    torch.save(result, result_path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,248 @@
+"""The algorithm against the plain-loop oracle: random sizes, budgets and scores."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests import oracle
+from vllm_hired.budget import allocate, kept_count, split_thumbnail
+from vllm_hired.geometry import Geometry, ImageSizeError, image_geometry, index_tables
+from vllm_hired.merge import gather_kept
+from vllm_hired.selectors import SELECTORS, make_selector
+from vllm_hired.selectors.base import ClsScores
+
+CPU = torch.device("cpu")
+REAL_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+# Sizes on which upstream once counted wrong.
+UPSTREAM_BUG_SIZES = [
+    (171, 152),
+    (184, 161),
+    (198, 176),
+    (333, 296),
+    (369, 328),
+    (488, 183),
+    (2560, 1669),
+]
+BUG_SIZES = [size for h, w in UPSTREAM_BUG_SIZES for size in ((h, w), (w, h))]
+
+
+@dataclass(frozen=True)
+class Case:
+    height: int
+    width: int
+    pinpoints: tuple[tuple[int, int], ...]
+    tile: int
+    patch: int
+
+    def geometry(self) -> Geometry:
+        return image_geometry(
+            self.height, self.width, self.pinpoints, self.tile, self.patch
+        )
+
+    def oracle(self) -> oracle.Layout | None:
+        return oracle.layout(
+            self.height, self.width, list(self.pinpoints), self.tile, self.patch
+        )
+
+
+side = st.one_of(st.integers(1, 60), st.integers(1, 4000))
+decimals = st.integers(0, 1000).map(lambda i: f"{i / 1000}")
+budgets = st.integers(1, 1000).map(lambda i: f"{i / 1000}")
+
+
+@st.composite
+def cases(draw: st.DrawFn, max_grid: int) -> Case:
+    patch = draw(st.integers(1, 16))
+    tile = patch * draw(st.integers(1, max_grid))
+    grids = draw(
+        st.lists(
+            st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5
+        )
+    )
+    pinpoints = tuple((rows * tile, cols * tile) for rows, cols in grids)
+    return Case(draw(side), draw(side), pinpoints, tile, patch)
+
+
+real_cases = st.builds(
+    Case, side, side, st.just(REAL_PINPOINTS), st.just(336), st.just(14)
+)
+
+
+def check_counts(case: Case, rho: str, cap: int | None, alpha: str) -> None:
+    expected = case.oracle()
+    if expected is None:
+        with pytest.raises(ImageSizeError, match="too long and thin"):
+            case.geometry()
+        return
+    geometry = case.geometry()
+    assert (geometry.tile_rows, geometry.tile_cols) == (expected.rows, expected.cols)
+    assert (geometry.top, geometry.left) == (expected.top, expected.left)
+    assert geometry.top + geometry.height == expected.bottom
+    assert geometry.left + geometry.width == expected.right
+    assert geometry.num_stock_tokens == expected.stock_tokens
+    kept = kept_count(geometry, Fraction(rho), cap)
+    assert kept == oracle.count(expected, rho, cap)
+    if kept <= geometry.num_selectable:
+        assert split_thumbnail(geometry, kept, Fraction(alpha)) == oracle.split(
+            expected, kept, alpha
+        )
+    tables = index_tables(geometry, CPU)
+    assert tables.tile_capacity.tolist() == oracle.tile_capacities(expected)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(cases(8), budgets, st.none() | st.integers(1, 300), decimals)
+def test_counts_equal_the_oracle(
+    case: Case, rho: str, cap: int | None, alpha: str
+) -> None:
+    check_counts(case, rho, cap, alpha)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(real_cases, budgets, st.none() | st.integers(1, 3000), decimals)
+def test_counts_equal_the_oracle_at_real_sizes(
+    case: Case, rho: str, cap: int | None, alpha: str
+) -> None:
+    check_counts(case, rho, cap, alpha)
+
+
+@pytest.mark.parametrize(("height", "width"), BUG_SIZES)
+def test_counts_on_sizes_that_upstream_got_wrong(height: int, width: int) -> None:
+    for rho in ("0.05", "0.2", "0.35", "0.999", "1"):
+        check_counts(Case(height, width, REAL_PINPOINTS, 336, 14), rho, None, "0.5")
+
+
+def test_budgets_are_the_decimals_that_the_user_wrote() -> None:
+    geometry = Case(672, 672, REAL_PINPOINTS, 336, 14).geometry()
+    assert kept_count(geometry, Fraction(str(0.35)), None) == 1008  # floats say 1007
+    assert kept_count(geometry, Fraction(str(0.2)), None) == 576
+    assert kept_count(geometry, Fraction("1e-9"), None) == 1
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.data())
+def test_allocation_is_exact_and_equals_the_oracle(data: st.DataObject) -> None:
+    tiles = data.draw(st.integers(0, 9))
+    weight = st.integers(0, 3) | st.integers(0, 2**40)
+    weights = data.draw(st.lists(weight, min_size=tiles, max_size=tiles))
+    caps = data.draw(st.lists(st.integers(0, 600), min_size=tiles, max_size=tiles))
+    total = data.draw(st.integers(0, sum(caps)))
+    split = allocate(
+        torch.tensor(weights, dtype=torch.int64),
+        torch.tensor(caps, dtype=torch.int64),
+        total,
+    ).tolist()
+    assert sum(split) == total
+    assert all(0 <= part <= cap for part, cap in zip(split, caps, strict=True))
+    assert split == oracle.shares([Fraction(w) for w in weights], caps, total)
+
+
+def scores_tensor(geometry: Geometry, seed: int, levels: int) -> Tensor:
+    """Random scores `[P, N]` on a grid of `levels` values: few of them, many ties."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (geometry.num_partitions, geometry.patches_per_partition)
+    return torch.randint(levels, shape, generator=generator) / 2**20
+
+
+def to_grids(scores: Tensor, g: int) -> list[oracle.Grid]:
+    return [partition.view(g, g).tolist() for partition in scores]
+
+
+def check_selection(case: Case, rho: str, alpha: str, seed: int, levels: int) -> None:
+    layout = case.oracle()
+    if layout is None:
+        return
+    geometry = case.geometry()
+    kept = min(kept_count(geometry, Fraction(rho), None), geometry.num_selectable)
+    scores = ClsScores(
+        scores_tensor(geometry, seed, levels), scores_tensor(geometry, seed + 1, levels)
+    )
+    selector = make_selector("hired")
+    tables = index_tables(geometry, CPU)
+    tiles = split_thumbnail(geometry, kept, Fraction(alpha))[1]
+    tile_split = allocate(
+        selector.tile_weights(scores, geometry), tables.tile_capacity, tiles
+    )
+    g = layout.g
+    grids = to_grids(scores.init, g), to_grids(scores.final, g)
+    assert tile_split.tolist() == oracle.shares(
+        oracle.tile_weights(layout, grids[0][0]), oracle.tile_capacities(layout), tiles
+    )
+    chosen = selector.select(scores, geometry, kept, Fraction(alpha))
+    assert [(i // g**2, i % g**2 // g, i % g) for i in chosen.tolist()] == (
+        oracle.select(layout, kept, alpha, *grids)
+    )
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    cases(5),
+    budgets,
+    decimals,
+    st.integers(0, 2**32),
+    st.sampled_from([1, 2, 5, 2**20]),
+)
+def test_selection_equals_the_oracle(
+    case: Case, rho: str, alpha: str, seed: int, levels: int
+) -> None:
+    check_selection(case, rho, alpha, seed, levels)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(672, 672), (300, 1000), (2560, 1669), (171, 152)]
+)
+def test_selection_equals_the_oracle_at_real_sizes(height: int, width: int) -> None:
+    case = Case(height, width, REAL_PINPOINTS, 336, 14)
+    for seed, (rho, alpha) in enumerate(
+        [("0.4", "0.5"), ("0.2", "0.5"), ("0.05", "0"), ("0.9", "1")]
+    ):
+        check_selection(case, rho, alpha, seed, 2**20)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize(
+    "poison", [float("nan"), float("inf"), -float("inf"), 0.0, 1e-42, 3e38]
+)
+def test_every_selector_keeps_the_exact_count_of_valid_patches(
+    name: str, poison: float
+) -> None:
+    """A tower that overflows must not make counts that kill the engine."""
+    for seed, size in enumerate(BUG_SIZES):
+        geometry = Case(*size, REAL_PINPOINTS, 336, 14).geometry()
+        scores = scores_tensor(geometry, seed, 2**20)
+        scores[:, ::3] = poison
+        for kept in (1, 577, geometry.num_selectable):
+            chosen = make_selector(name).select(
+                ClsScores(scores, scores), geometry, kept, Fraction(1, 2)
+            )
+            assert chosen.shape == (kept,)
+            assert len(chosen.unique()) == kept
+            valid = index_tables(geometry, CPU).valid.flatten()
+            assert valid[chosen].all()
+
+
+def test_one_partition_without_tiles() -> None:
+    """LLaVA-1.5: the thumbnail alone, ranked by the final layer."""
+    geometry = Geometry(patch_grid=4)
+    scores = scores_tensor(geometry, 0, 2**20)
+    kept = kept_count(geometry, Fraction("0.3"), None)
+    assert kept == 4
+    chosen = make_selector("hired").select(
+        ClsScores(scores, scores), geometry, kept, Fraction(1, 2)
+    )
+    assert chosen.tolist() == sorted(scores[0].topk(4).indices.tolist())
+
+
+def test_gather_takes_each_image_from_its_own_partitions() -> None:
+    geometries = [Geometry(2, 1, 1, 0, 0, 2, 2), Geometry(2, 1, 2, 0, 0, 2, 4)]
+    features = torch.arange(5 * 4 * 3).view(5, 4, 3)
+    kept = [torch.tensor([0, 7]), torch.tensor([3, 4, 11])]
+    rows = gather_kept(features, kept, geometries)
+    expected = [features[0, 0], features[1, 3]]
+    expected += [features[2, 3], features[3, 0], features[4, 3]]
+    assert torch.equal(rows, torch.stack(expected))
