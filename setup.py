@@ -34,6 +34,7 @@ setup(
             "hypothesis",
             "mypy",
             "pytest",
+            "pytest-timeout",
             "ruff",
             "scikit-image",
             "twine",

@@ -11,8 +11,8 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
 }
 
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from vllm import LLM
 
 from benchmarks.checkpoints import small, write_checkpoint
 from tests.engine import ENGINE_OPTIONS
-from vllm_hired.config import HiredConfigError
+from tests.reference import Reference
+from vllm_hired.config import SETTINGS, HiredConfigError
 
 WriteCheckpoint = Callable[..., Path]
+MakeEngine = Callable[..., LLM]
 
 
 @pytest.fixture(scope="session")
@@ -47,20 +49,47 @@ def checkpoint(make_checkpoint: WriteCheckpoint) -> Path:
     return make_checkpoint()
 
 
-@contextmanager
-def running_engine(checkpoint: Path, **options: Any) -> Iterator[LLM]:
-    """An engine in this process."""
-    llm = LLM(str(checkpoint), **(ENGINE_OPTIONS | options))
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+@pytest.fixture(scope="session")
+def make_engine() -> MakeEngine:
+    """`make_engine(checkpoint, hired_budget=0.2, ...)`: an engine in this process.
+
+    The same arguments give the same engine. All live until the end: shutting one
+    down takes the process groups of the others with it.
+    """
+    engines: dict[str, LLM] = {}
+
+    def make(checkpoint: Path, **changes: Any) -> LLM:
+        key = repr((checkpoint, sorted(changes.items())))
+        if key not in engines:
+            overrides = {k: changes.pop(k) for k in [*changes] if k in SETTINGS}
+            options = ENGINE_OPTIONS | {"hf_overrides": overrides} | changes
+            engines[key] = LLM(str(checkpoint), **options)
+        return engines[key]
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def engine(checkpoint: Path) -> Iterator[LLM]:
+def engine(make_engine: MakeEngine, checkpoint: Path) -> LLM:
     """The shared engine: default 0.2, requests up to 1.0, both caches on."""
-    overrides = {"hired_budget": 0.2, "hired_max_budget": 1.0}
-    with running_engine(checkpoint, hf_overrides=overrides) as llm:
-        yield llm
+    return make_engine(checkpoint, hired_budget=0.2, hired_max_budget=1.0)
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint: Path) -> Reference:
+    return Reference(checkpoint)
+
+
+@pytest.fixture
+def caplog_vllm(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """`caplog` for vLLM's logger, which does not propagate, at level INFO."""
+    logger = logging.getLogger("vllm")
+    logger.addHandler(caplog.handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    yield caplog
+    logger.setLevel(level)
+    logger.removeHandler(caplog.handler)
 
 
 expect_refusal = partial(pytest.raises, HiredConfigError)

@@ -1,0 +1,93 @@
+"""HF transformers fed the oracle's kept embeddings: what generation must give."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoProcessor, LlavaNextForConditionalGeneration
+
+from tests import oracle
+
+
+@dataclass
+class Reference:
+    """A checkpoint in HF transformers, float32, eager attention."""
+
+    checkpoint: Path
+
+    @cached_property
+    def model(self) -> Any:
+        model = LlavaNextForConditionalGeneration.from_pretrained(
+            self.checkpoint, dtype=torch.float32, attn_implementation="eager"
+        )
+        return model.eval()
+
+    @cached_property
+    def processor(self) -> Any:
+        return AutoProcessor.from_pretrained(self.checkpoint)
+
+    @torch.inference_mode()
+    def tower(self, pixels: Tensor) -> Any:
+        """HF's outputs for `[B, 3, H, W]`, attentions and hidden states among them."""
+        return self.model.model.vision_tower(
+            pixels, output_attentions=True, output_hidden_states=True
+        )
+
+    def layout(self, image: Any) -> oracle.Layout:
+        config = self.model.config
+        layout = oracle.layout(
+            image.height,
+            image.width,
+            [tuple(point) for point in config.image_grid_pinpoints],
+            config.vision_config.image_size,
+            config.vision_config.patch_size,
+        )
+        assert layout is not None
+        return layout
+
+    @torch.inference_mode()
+    def kept_embeddings(self, image: Any, rho: str) -> Tensor:
+        """`[K, hidden]`: the oracle's patches through HF's projector."""
+        pixels = self.processor.image_processor([image], return_tensors="pt")
+        outputs = self.tower(pixels["pixel_values"][0])
+        layout = self.layout(image)
+        g = layout.g
+
+        def grids(layer: int) -> list[oracle.Grid]:
+            scores = outputs.attentions[layer][:, :, 0, 1:].sum(dim=1)
+            return [partition.view(g, g).tolist() for partition in scores]
+
+        # The feature layer is -2: the last layer but one is the last that counts.
+        last = self.model.config.vision_config.num_hidden_layers - 2
+        kept = oracle.select(
+            layout, oracle.count(layout, rho, None), "0.5", grids(0), grids(last)
+        )
+        features = outputs.hidden_states[-2][:, 1:]
+        rows = [features[partition, row * g + col] for partition, row, col in kept]
+        embeddings: Tensor = self.model.model.multi_modal_projector(torch.stack(rows))
+        return embeddings
+
+    @torch.inference_mode()
+    def generate(self, request: dict[str, Any], rho: str, max_tokens: int) -> list[int]:
+        """Greedy tokens for a request of `tests.engine.prompt`, at budget `rho`."""
+        ids = self.processor.tokenizer(request["prompt"], return_tensors="pt").input_ids
+        images = iter(request["multi_modal_data"]["image"])
+        embed = self.model.get_input_embeddings()
+        rows = [
+            self.kept_embeddings(next(images), rho)
+            if token == self.model.config.image_token_index
+            else embed(token[None])
+            for token in ids[0]
+        ]
+        embeddings = torch.cat(rows)[None]
+        tokens = self.model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
+            do_sample=False,
+            min_new_tokens=max_tokens,
+            max_new_tokens=max_tokens,
+        )
+        return list(tokens[0].tolist())

@@ -1,0 +1,77 @@
+"""Captured [CLS] attention against HF's eager attention."""
+
+from typing import Any
+
+import pytest
+import torch
+from vllm import LLM
+
+from tests.reference import Reference
+from vllm_hired.attention import capture_cls_attention
+
+
+@pytest.fixture(scope="module")
+def model(engine: LLM) -> Any:
+    (model,) = engine.apply_model(lambda model: model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def pixels(model: Any) -> torch.Tensor:
+    side = model.config.vision_config.image_size
+    return torch.randn((3, 3, side, side), generator=torch.Generator().manual_seed(0))
+
+
+def test_equals_hf_at_every_layer(
+    model: Any, pixels: torch.Tensor, reference: Reference
+) -> None:
+    layers = range(len(model.vision_tower.vision_model.encoder.layers))
+    assert len(layers) == 3
+    with (
+        torch.inference_mode(),
+        capture_cls_attention(model.vision_tower, layers) as captured,
+    ):
+        model.vision_tower(pixels)
+    attentions = reference.tower(pixels).attentions
+    for layer in layers:
+        (scores,) = captured[layer]
+        assert scores.dtype == torch.float32
+        expected = attentions[layer][:, :, 0, 1:].sum(dim=1)
+        torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
+        # Peaked enough that a ranking means something.
+        assert (expected.amax(dim=1) > 2 * expected.mean(dim=1)).all()
+
+
+def test_tiles_in_several_forwards_give_the_same(
+    model: Any, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    geometries = model.get_geometries({"image_sizes": [(56, 112)]})
+    with torch.inference_mode():
+        features, (kept,) = model.select([pixels], geometries, [50])
+        monkeypatch.setattr(model, "max_tiles_per_forward", 2)
+        forwards = []
+        handle = model.vision_tower.register_forward_pre_hook(
+            lambda _, inputs: forwards.append(len(inputs[0]))
+        )
+        split_features, (split_kept,) = model.select([pixels], geometries, [50])
+        handle.remove()
+    assert forwards == [2, 1]
+    torch.testing.assert_close(split_features, features)
+    assert torch.equal(split_kept, kept)
+
+
+def test_a_failed_forward_leaves_nothing_behind(
+    model: Any, pixels: torch.Tensor
+) -> None:
+    attention = model.vision_tower.vision_model.encoder.layers[0].self_attn.attn
+    hooks = len(attention._forward_pre_hooks)
+    with pytest.raises(RuntimeError), capture_cls_attention(model.vision_tower, [0]):
+        model.vision_tower(pixels[:, :, 1:])
+    with (
+        pytest.raises(RuntimeError),
+        capture_cls_attention(model.vision_tower, [0]) as captured,
+    ):
+        model.vision_tower(pixels)
+        model.vision_tower(pixels[:, :2])
+    assert len(captured[0]) == 1
+    assert len(attention._forward_pre_hooks) == hooks
