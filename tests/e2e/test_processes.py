@@ -1,0 +1,131 @@
+"""What needs processes of its own: stock vLLM, two ranks, refused starts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import WriteCheckpoint
+
+ONE, TWO = [(100, 80)], [(56, 150), (112, 112)]
+REQUESTS = [(ONE, None), (TWO, None), ([(171, 152)], None)]
+
+
+def start(
+    folder: Path, job: dict[str, Any], **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs `tests.engine` on a job in a process of its own."""
+    (folder / "job.json").write_text(json.dumps(job))
+    return subprocess.run(
+        [sys.executable, "-m", "tests.engine", folder / "job.json", folder / "out.pt"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def answer(folder: Path, job: dict[str, Any], **environment: str) -> dict[str, Any]:
+    done = start(folder, job, **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result: dict[str, Any] = torch.load(folder / "out.pt", weights_only=False)
+    return result
+
+
+def test_without_a_budget_everything_is_stocks(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """Same placeholders, hashes and logits, bit for bit: plugin off, on, and at 1.0."""
+    job: dict[str, Any] = {
+        "engine": {"model": str(checkpoint)},
+        "requests": REQUESTS,
+        "max_tokens": 4,
+    }
+    stock = answer(tmp_path, job, VLLM_PLUGINS="")
+    assert len(stock["outputs"]) == 3
+    assert len(stock["outputs"][0]["logits"][0]) > 256
+    assert answer(tmp_path, job) == stock
+    asked = job | {"requests": [(sizes, 1.0) for sizes, _ in REQUESTS]}
+    assert answer(tmp_path, asked) == stock
+    at_one = job | {"engine": job["engine"] | {"hf_overrides": {"hired_budget": 1.0}}}
+    assert answer(tmp_path, at_one) == stock
+
+
+def test_two_ranks_keep_what_one_keeps(checkpoint: Path, tmp_path: Path) -> None:
+    """Tensor parallel: same indices on every rank, same greedy text."""
+    job: dict[str, Any] = {
+        "engine": {"model": str(checkpoint), "hf_overrides": {"hired_budget": 0.2}},
+        "requests": REQUESTS,
+        "max_tokens": 12,
+        "digest": True,
+    }
+    alone = answer(tmp_path, job)
+    job["engine"]["tensor_parallel_size"] = 2
+    pair = answer(
+        tmp_path,
+        job,
+        VLLM_CPU_OMP_THREADS_BIND="0|1",
+        VLLM_ALLOW_INSECURE_SERIALIZATION="1",
+    )
+    assert len(alone["digests"]) == 1
+    assert pair["digests"] == alone["digests"] * 2
+    assert pair["inputs"] == alone["inputs"]
+    for one, two in zip(alone["outputs"], pair["outputs"], strict=True):
+        assert one["token_ids"] == two["token_ids"]
+
+
+def test_the_explicit_architecture_fails_without_the_plugin(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    job = {
+        "engine": {
+            "model": str(checkpoint),
+            "hf_overrides": {
+                "architectures": ["HiredLlavaNextForConditionalGeneration"],
+                "hired_budget": 0.2,
+            },
+        },
+        "requests": [(ONE, None)],
+        "max_tokens": 1,
+    }
+    with_plugin = answer(tmp_path, job)
+    assert with_plugin["inputs"][0][1]["image"][0].length < 100
+    (tmp_path / "out.pt").unlink()
+    without = start(tmp_path, job, VLLM_PLUGINS="")
+    assert without.returncode != 0
+    assert "HiredLlavaNextForConditionalGeneration" in without.stderr
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_refusals_at_start_up_reach_the_user(
+    make_checkpoint: WriteCheckpoint, checkpoint: Path, tmp_path: Path
+) -> None:
+    """In a second or two, before any engine process; the rest is in test_config."""
+    done = start(
+        tmp_path,
+        {
+            "engine": {
+                "model": str(checkpoint),
+                "hf_overrides": {"hired_budget": 1.5},
+            },
+            "requests": [],
+            "max_tokens": 1,
+        },
+    )
+    assert done.returncode != 0
+    assert "hired_budget=1.5 is not allowed: a number in (0, 1]" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["torch", "vllm", "transformers"])
+def test_importing_the_package_imports_nothing_heavy(module: str) -> None:
+    code = f"import sys, vllm_hired; print({module!r} in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
