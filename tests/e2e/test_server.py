@@ -1,0 +1,175 @@
+"""A real `vllm serve` with the literal command of the README."""
+
+import base64
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from tests.engine import noise_image
+
+SERVE = "vllm serve --model llava-next --hf-overrides hired_budget=0.2"
+OPTIONS = (
+    "--trust-request-mm-kwargs --max-model-len 1024 --dtype float32 --enforce-eager "
+    "--max-num-batched-tokens 1024 --max-num-seqs 8 --limit-mm-per-prompt.image 3"
+)
+START_LIMIT_S = 240
+
+
+@dataclass
+class Server:
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def chat(
+        self, *images: str, prompt: str = "What is this?", **extra: Any
+    ) -> requests.Response:
+        content: list[dict[str, Any]] = [
+            {"type": "image_url", "image_url": {"url": url}} for url in images
+        ]
+        content.append({"type": "text", "text": prompt})
+        body = {
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": 6,
+            "temperature": 0,
+            **extra,
+        }
+        return requests.post(f"{self.url}/v1/chat/completions", json=body, timeout=60)
+
+    def prompt_tokens(self, *images: str, **extra: Any) -> int:
+        response = self.chat(*images, **extra)
+        assert response.status_code == 200, response.text
+        body = response.json()
+        assert body["choices"][0]["message"]["content"] is not None
+        return int(body["usage"]["prompt_tokens"])
+
+
+def as_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return data_url(buffer.getvalue())
+
+
+def data_url(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+@pytest.fixture(scope="module")
+def server(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "llava-next").symlink_to(checkpoint)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = f"{SERVE} {OPTIONS} --host 127.0.0.1 --port {port}".split()
+    command[0] = str(Path(sys.executable).with_name("vllm"))
+    environment = os.environ | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+        "VLLM_LOGGING_LEVEL": "INFO",
+    }
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log
+        )
+        server = Server(f"http://127.0.0.1:{port}", process)
+        try:
+            wait_until_healthy(server, folder / "log")
+            yield server
+            assert process.poll() is None, "the server died"
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+    said = (folder / "log").read_text()
+    assert "HiredLlavaNextForConditionalGeneration: hired_budget=0.2" in said
+
+
+def wait_until_healthy(server: Server, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline:
+        assert server.process.poll() is None, log.read_text()[-3000:]
+        try:
+            if requests.get(f"{server.url}/health", timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.5)
+    raise TimeoutError(log.read_text()[-3000:])
+
+
+# 112 x 112: 2 x 2 tiles and a thumbnail of 64 patches.
+PATCHES = 5 * 64
+IMAGE = as_url(noise_image(112, 112))
+
+
+def test_usage_shows_the_reduced_prompt(server: Server) -> None:
+    text = server.prompt_tokens()
+    assert server.prompt_tokens(IMAGE) == text + PATCHES // 5
+    other = as_url(noise_image(112, 56))
+    assert server.prompt_tokens(IMAGE, other) == text + PATCHES // 5 + 3 * 64 // 5
+
+
+def test_a_request_sets_a_smaller_budget(server: Server) -> None:
+    text = server.prompt_tokens()
+    for budget, kept in ((0.1, 32), (0.2, 64), (0.05, 16), (0.001, 1)):
+        tokens = server.prompt_tokens(
+            IMAGE, mm_processor_kwargs={"hired_budget": budget}
+        )
+        assert tokens == text + kept
+
+
+BAD_BUDGETS = ["0", "-0.1", "0.3", "1.0", "2", "NaN", "Infinity", "true", '"0.2"', "[]"]
+
+
+@pytest.mark.parametrize("value", BAD_BUDGETS)
+def test_bad_budgets_are_400_and_the_engine_lives(server: Server, value: str) -> None:
+    body = (
+        '{"max_tokens": 2, "mm_processor_kwargs": {"hired_budget": VALUE}, "messages":'
+        '[{"role": "user", "content": [{"type": "image_url", "image_url":'
+        '{"url": "IMAGE"}}]}]}'
+    )
+    response = requests.post(
+        f"{server.url}/v1/chat/completions",
+        data=body.replace("VALUE", value).replace("IMAGE", IMAGE),
+        headers={"Content-Type": "application/json"},
+        timeout=60,
+    )
+    assert response.status_code == 400, response.text
+    if value not in ("NaN", "Infinity"):  # no JSON: vLLM may refuse it before us
+        assert "hired_budget" in response.text
+        assert "(0, " in response.text
+    assert server.prompt_tokens(IMAGE) > 0
+
+
+def test_other_settings_are_not_a_requests(server: Server) -> None:
+    response = server.chat(IMAGE, mm_processor_kwargs={"hired_alpha": 0.1})
+    assert response.status_code == 400
+    assert "takes hired_budget alone" in response.text
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000)])
+def test_images_without_a_valid_patch_are_400(
+    server: Server, size: tuple[int, int]
+) -> None:
+    response = server.chat(as_url(Image.new("RGB", size)))
+    assert response.status_code == 400
+    assert "too long and thin" in response.text
+    assert server.prompt_tokens(IMAGE) > 0
+
+
+@pytest.mark.parametrize("keep", [0, 20, 500])
+def test_broken_images_are_400(server: Server, keep: int) -> None:
+    png = base64.b64decode(IMAGE.partition(",")[2])
+    response = server.chat(data_url(png[:keep]))
+    assert response.status_code in (400, 422), response.text
+    assert server.prompt_tokens(IMAGE) > 0
