@@ -12,7 +12,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     author="The vllm_hired developers",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     keywords=["vllm", "llava", "vision-language", "token dropping", "inference"],
     classifiers=[

@@ -1,0 +1,177 @@
+"""What HiRED does to real photographs, on a CPU, with a checkpoint made on the spot.
+
+`make demo`, or `python -m benchmarks.demo --help`.
+"""
+
+import os
+
+os.environ |= {
+    # The engine runs in this process, so that its choice of patches can be drawn.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
+    "HF_HUB_OFFLINE": "1",
+}
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+import argparse
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import skimage.data
+import torch
+from PIL import Image
+from tqdm import tqdm
+from vllm import LLM, SamplingParams
+
+from benchmarks.checkpoints import Shape, write_checkpoint
+from benchmarks.picture import draw_kept, stack
+from benchmarks.provenance import provenance
+
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "retina", "text")
+BUDGETS = (1.0, 0.4, 0.2)
+DRAWN, DRAWN_BUDGETS = "coffee", (0.4, 0.2)
+PROMPT = "USER: <image>\nWhat is in this picture? ASSISTANT:"
+NOTE = (
+    "The checkpoint has LLaVA-NeXT's vision geometry and RANDOM weights, far smaller "
+    "than a\nreal model: counts are a real model's, times are this small model's, and "
+    "which patches\nare kept means nothing."
+)
+# Real tiles, patches and pinpoints; a tower and an LLM that a laptop can run.
+SHAPE = Shape(
+    vision_hidden=256,
+    vision_heads=4,
+    vision_layers=6,
+    text_hidden=512,
+    text_heads=8,
+    text_layers=8,
+)
+
+
+def photograph(name: str) -> Image.Image:
+    """One of scikit-image's photographs."""
+    return Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
+
+
+def start_engine(checkpoint: Path) -> LLM:
+    return LLM(
+        str(checkpoint),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=4096,
+        max_num_batched_tokens=4096,
+        max_num_seqs=4,
+        hf_overrides={"hired_budget": 0.2, "hired_max_budget": 1.0},
+        # Each run must do the whole work again.
+        enable_prefix_caching=False,
+        mm_processor_cache_gb=0,
+    )
+
+
+def measure(
+    llm: LLM, name: str, image: Image.Image, budget: float, repeats: int
+) -> dict[str, Any]:
+    """One row of the table: counts from the engine, time to first token."""
+    request: Any = {
+        "prompt": PROMPT,
+        "multi_modal_data": {"image": image},
+        "mm_processor_kwargs": {"hired_budget": budget},
+    }
+    sampling = SamplingParams(max_tokens=1, temperature=0)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        (output,) = llm.generate([request], sampling, use_tqdm=False)
+        seconds.append(time.perf_counter() - start)
+    config = llm.llm_engine.model_config.hf_config
+    prompt_ids = output.prompt_token_ids or []
+    (geometry,) = geometries(llm, image)
+    block_size = llm.llm_engine.vllm_config.cache_config.block_size
+    return {
+        "image": name,
+        "size": f"{image.width}x{image.height}",
+        "tile grid": f"{geometry.tile_rows}x{geometry.tile_cols}",
+        "budget": budget,
+        "stock tokens": geometry.num_stock_tokens,
+        "kept tokens": prompt_ids.count(config.image_token_index),
+        "prompt tokens": len(prompt_ids),
+        "KV blocks": -(-len(prompt_ids) // block_size),
+        "first token (ms)": round(1000 * median(seconds)),
+    }
+
+
+def model_of(llm: LLM) -> Any:
+    (model,) = llm.apply_model(lambda model: model)
+    return model
+
+
+def geometries(llm: LLM, image: Image.Image) -> Any:
+    return model_of(llm).get_geometries({"image_sizes": [(image.height, image.width)]})
+
+
+def draw(llm: LLM, image: Image.Image, budget: float) -> Image.Image:
+    """The engine's own choice of patches, over the picture."""
+    processor = llm.llm_engine.renderer.get_mm_processor()
+    inputs = processor(
+        "<image>",
+        processor.info.parse_mm_data({"image": image}),
+        hf_processor_mm_kwargs={"hired_budget": budget},
+    )
+    (item,) = inputs["mm_kwargs"]["image"]
+    pixels, count = item["pixel_values"].data, int(item["num_kept"].data)
+    (geometry,) = geometries(llm, image)
+    with torch.inference_mode():
+        _, (kept,) = model_of(llm).select([pixels], [geometry], [count])
+    normalisation = processor.info.get_hf_processor().image_processor
+    mean = torch.tensor(normalisation.image_mean).view(3, 1, 1)
+    std = torch.tensor(normalisation.image_std).view(3, 1, 1)
+    title = f"hired_budget={budget}: {count} of {geometry.num_stock_tokens} tokens"
+    return draw_kept(pixels * std + mean, geometry, kept, title)
+
+
+def as_table(rows: Iterable[dict[str, Any]]) -> str:
+    """Markdown, columns aligned."""
+    rows = list(rows)
+    lines = [[*rows[0]], *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    padded = [
+        "| " + " | ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    ]
+    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
+    return "\n".join([padded[0], rule, *padded[1:]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out"), help="default: out")
+    parser.add_argument("--model", type=Path, help="a LLaVA-NeXT checkpoint of yours")
+    parser.add_argument("--repeats", type=int, default=3, help="runs a row; median")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.model or write_checkpoint(args.out / "llava-next-random", SHAPE)
+    llm = start_engine(checkpoint)
+    measure(llm, "warm-up", photograph("astronaut"), 1.0, repeats=1)
+    rows = [
+        measure(llm, name, photograph(name), budget, args.repeats)
+        for name in tqdm(PHOTOGRAPHS, desc="photographs")
+        for budget in BUDGETS
+    ]
+    picture = stack([draw(llm, photograph(DRAWN), budget) for budget in DRAWN_BUDGETS])
+    picture.save(args.out / "kept.png", optimize=True)
+
+    facts = {"random_weights": args.model is None, **provenance()}
+    result = {**facts, "rows": rows}
+    (args.out / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\n{as_table(rows)}\n")
+    if args.model is None:
+        print(NOTE)
+    print(f"Kept patches: {args.out / 'kept.png'}   Figures: {args.out / 'demo.json'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Draws which patches of an image were kept: the thumbnail, and each tile."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from vllm_hired.geometry import Geometry, index_tables
+
+GAP = 12
+CAPTION = 30
+BACKGROUND = (250, 250, 248)
+INK = (40, 40, 40)
+PADDING = (214, 214, 210)
+DIM = 0.18
+"""How much of a dropped patch still shows."""
+
+
+def draw_kept(
+    tiles: Tensor, geometry: Geometry, kept: Tensor, title: str
+) -> Image.Image:
+    """One row: the thumbnail, then the tiles in their grid.
+
+    Kept patches show as they are, dropped ones fade, padding is grey.
+
+    Args:
+        tiles: `[P, 3, H, W]` in [0, 1], the thumbnail first.
+        geometry: of the image.
+        kept: `[K]` int64 flat patch indices.
+        title: a line above.
+    """
+    n, g = geometry.patches_per_partition, geometry.patch_grid
+    is_kept = torch.zeros(geometry.num_partitions * n, dtype=torch.bool)
+    is_kept[kept.cpu()] = True
+    is_kept = is_kept.view(-1, g, g)
+    valid = index_tables(geometry, torch.device("cpu")).valid.view(-1, g, g)
+    side = tiles.shape[-1]
+    height = CAPTION + max(1, geometry.tile_rows) * (side + GAP + CAPTION) + GAP
+    width = GAP + (1 + geometry.tile_cols) * (side + GAP) + 2 * GAP
+    page = Image.new("RGB", (width, height), BACKGROUND)
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default(size=18)
+    draw.text((GAP, 6), title, INK, font)
+    for partition in range(geometry.num_partitions):
+        row, col = divmod(max(partition - 1, 0), max(geometry.tile_cols, 1))
+        left = GAP if partition == 0 else 3 * GAP + (col + 1) * (side + GAP) - GAP
+        top = CAPTION + row * (side + GAP + CAPTION) + GAP
+        name = f"tile {row}, {col}" if partition else "thumbnail"
+        count = f"{is_kept[partition].sum()} of {valid[partition].sum()} patches"
+        page.paste(_faded(tiles[partition], is_kept[partition], valid[partition]),
+                   (left, top))  # fmt: skip
+        draw.text((left, top + side + 4), f"{name}: {count}", INK, font)
+    return page
+
+
+def _faded(tile: Tensor, is_kept: Tensor, valid: Tensor) -> Image.Image:
+    patch = tile.shape[-1] // is_kept.shape[-1]
+
+    def spread(mask: Tensor) -> Tensor:
+        return mask.repeat_interleave(patch, 0).repeat_interleave(patch, 1)
+
+    def plain(colour: Sequence[int]) -> Tensor:
+        return torch.tensor(colour).view(3, 1, 1) / 255
+
+    faded = DIM * tile + (1 - DIM) * plain(BACKGROUND)
+    shown = torch.where(spread(is_kept), tile, faded)
+    shown = torch.where(spread(valid), shown, plain(PADDING))
+    pixels = (shown.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+    return Image.fromarray(pixels.numpy())
+
+
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """One below the other."""
+    width = max(picture.width for picture in pictures)
+    page = Image.new("RGB", (width, sum(p.height for p in pictures)), BACKGROUND)
+    top = 0
+    for picture in pictures:
+        page.paste(picture, (0, top))
+        top += picture.height
+    return page

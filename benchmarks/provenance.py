@@ -1,0 +1,48 @@
+"""What stands beside every figure: machine, versions, commit, command."""
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+
+def provenance() -> dict[str, object]:
+    """Facts of this run, ready for JSON."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "command": " ".join(sys.orig_argv[1:]),
+        "commit": commit or "not in a git checkout",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{_processor()}, {len(_cores())} cores",
+        "accelerator": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else "none",
+        "python": platform.python_version(),
+        "versions": {
+            name: version(name)
+            for name in ("vllm-hired", "vllm", "torch", "transformers")
+        },
+    }
+
+
+def _cores() -> set[int]:
+    import os
+
+    return os.sched_getaffinity(0)
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

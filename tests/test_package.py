@@ -1,0 +1,85 @@
+"""The wheel and the sdist: complete, well described, installable elsewhere."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> str:
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
+    """(sdist, wheel), the wheel built from the sdist, as pip would."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder)
+    (sdist,) = folder.glob("*.tar.gz")
+    (wheel,) = folder.glob("*.whl")
+    return sdist, wheel
+
+
+def test_both_pass_twine_and_hold_the_whole_package(
+    distributions: Sequence[Path],
+) -> None:
+    sdist, wheel = distributions
+    run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
+    modules = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "vllm_hired").rglob("*.py")
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert modules | {"vllm_hired/py.typed"} <= names
+    assert not any(name.startswith(("tests", "benchmarks")) for name in names)
+    with tarfile.open(sdist) as source:
+        files = {name.partition("/")[2] for name in source.getnames()}
+    assert modules | {"README.md", "LICENSE", "setup.py"} <= files
+
+
+def test_the_wheel_installs_and_registers_elsewhere(
+    distributions: Sequence[Path], tmp_path: Path
+) -> None:
+    """In a clean environment that has vLLM; its dependencies are taken as they are."""
+    run(sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv")
+    python = tmp_path / "venv/bin/python"
+    site = run(
+        python, "-c", "import site; print(site.getsitepackages()[0])", cwd=tmp_path
+    ).strip()
+    here = run(
+        sys.executable, "-c", "import site; print(site.getsitepackages()[0])"
+    ).strip()
+    (Path(site) / "vllm.pth").write_text(f"import site; site.addsitedir({here!r})\n")
+    # pip would take the editable install of this checkout for the one asked for.
+    run(
+        python,
+        *"-m pip install --no-deps --no-index --ignore-installed".split(),
+        distributions[1],
+        cwd=tmp_path,
+    )
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import vllm_hired, vllm.plugins\n"
+        "assert vllm_hired.__file__.startswith(sys.argv[1]), vllm_hired.__file__\n"
+        "vllm.plugins.load_general_plugins()\n"
+        "from vllm import ModelRegistry\n"
+        "assert 'HiredLlavaNextForConditionalGeneration' in ModelRegistry.models\n"
+        "from importlib.metadata import metadata, requires\n"
+        "found = metadata('vllm-hired')\n"
+        "assert found['Version'] == vllm_hired.__version__ == '0.1.0'\n"
+        "assert found['License-Expression'] == 'Apache-2.0'\n"
+        "need = {r for r in requires('vllm-hired') if 'extra' not in r}\n"
+        "assert need == {'vllm<0.33,>=0.31', 'torch', 'transformers'}, need\n"
+        "print('registered')\n"
+    )
+    assert run(python, "-c", code, site, cwd=tmp_path).endswith("registered\n")
