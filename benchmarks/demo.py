@@ -162,11 +162,12 @@ def main() -> None:
         for budget in BUDGETS
     ]
     picture = stack([draw(llm, photograph(DRAWN), budget) for budget in DRAWN_BUDGETS])
-    picture.save(args.out / "kept.png", optimize=True)
+    picture.quantize(256).save(args.out / "kept.png", optimize=True)
 
     facts = {"random_weights": args.model is None, **provenance()}
     result = {**facts, "rows": rows}
     (args.out / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+    (args.out / "demo.md").write_text(as_table(rows) + "\n")
     print(f"\n{as_table(rows)}\n")
     if args.model is None:
         print(NOTE)

@@ -1,5 +1,6 @@
 """What stands beside every figure: machine, versions, commit, command."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -20,10 +21,10 @@ def provenance() -> dict[str, object]:
         check=False,
     ).stdout.strip()
     return {
-        "command": " ".join(sys.orig_argv[1:]),
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
         "commit": commit or "not in a git checkout",
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{_processor()}, {len(_cores())} cores",
+        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         "accelerator": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else "none",
@@ -33,12 +34,6 @@ def provenance() -> dict[str, object]:
             for name in ("vllm-hired", "vllm", "torch", "transformers")
         },
     }
-
-
-def _cores() -> set[int]:
-    import os
-
-    return os.sched_getaffinity(0)
 
 
 def _processor() -> str:
