@@ -48,7 +48,7 @@ def test_values_are_json_or_else_text() -> None:
 
 @pytest.mark.parametrize("text", ["hired_budget", "=0.2", "hired_budget=0.2,x", ""])
 def test_text_that_is_neither(checkpoint: Path, text: str) -> None:
-    with pytest.raises(ValueError, match="--hf-overrides hired_budget=0.2"):
+    with pytest.raises(ValueError, match=r"--hf-overrides hired_budget=0\.2"):
         EngineArgs(str(checkpoint), hf_overrides=text).create_model_config()
 
 

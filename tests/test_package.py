@@ -63,7 +63,7 @@ def test_the_wheel_installs_and_registers_elsewhere(
     # pip would take the editable install of this checkout for the one asked for.
     run(
         python,
-        *"-m pip install --no-deps --no-index --ignore-installed".split(),
+        *["-m", "pip", "install", "--no-deps", "--no-index", "--ignore-installed"],
         distributions[1],
         cwd=tmp_path,
     )

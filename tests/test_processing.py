@@ -290,7 +290,7 @@ def test_empty_images_are_client_errors(
 
 
 def test_settings_among_the_engines_processor_kwargs(checkpoint: Path) -> None:
-    with expect_refusal(match="--hf-overrides hired_budget=0.2"):
+    with expect_refusal(match=r"--hf-overrides hired_budget=0\.2"):
         FrontEnd(checkpoint, mm_processor_kwargs={"hired_budget": 0.2})
 
 
