@@ -56,12 +56,15 @@ def check_settings(model_config: ModelConfig) -> None:
     Raises:
         HiredConfigError
     """
-    for key, value in given_settings(model_config.hf_config).items():
-        if not set(model_config.architectures) & set(MODELS):
-            raise HiredConfigError(
-                key,
-                value,
-                f"vllm_hired serves {', '.join(MODELS)}, and this model is "
-                f"{', '.join(model_config.architectures)}",
-            )
-        HiredConfig.from_hf_config(model_config.hf_config)
+    given = given_settings(model_config.hf_config)
+    if not given:
+        return
+    if not set(model_config.architectures) & set(MODELS):
+        key, value = next(iter(given.items()))
+        raise HiredConfigError(
+            key,
+            value,
+            f"vllm_hired serves {', '.join(MODELS)}, and this model is "
+            f"{', '.join(model_config.architectures)}",
+        )
+    HiredConfig.from_hf_config(model_config.hf_config)

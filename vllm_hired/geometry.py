@@ -156,7 +156,9 @@ def image_geometry(
         (image_height, image_width), [list(point) for point in pinpoints], tile_size
     )
     canvas_width = tile_cols * g
-    canvas = torch.arange(tile_rows * g * canvas_width).view(1, -1, canvas_width)
+    # On the CPU whatever the caller's default device, so that nothing synchronises.
+    canvas = torch.arange(tile_rows * g * canvas_width, device="cpu")
+    canvas = canvas.view(1, -1, canvas_width)
     valid = unpad_image(canvas, (image_height, image_width))[0]
     if valid.numel() == 0:
         raise ImageSizeError(
@@ -172,14 +174,15 @@ def image_geometry(
 def index_tables(geometry: Geometry, device: torch.device) -> IndexTables:
     """The tables of `geometry` on `device`."""
     g, n = geometry.patch_grid, geometry.patches_per_partition
-    rows = torch.arange(geometry.top, geometry.top + geometry.height)[:, None]
-    cols = torch.arange(geometry.left, geometry.left + geometry.width)[None, :]
-    tiles = rows // g * geometry.tile_cols + cols // g
-    in_tile = rows % g * g + cols % g
-    sequence = torch.cat((torch.arange(n), ((tiles + 1) * n + in_tile).flatten()))
-    valid = torch.zeros(geometry.num_partitions * n, dtype=torch.bool)
-    valid[sequence] = True
-    valid = valid.view(-1, n)
+    with torch.device("cpu"):
+        rows = torch.arange(geometry.top, geometry.top + geometry.height)[:, None]
+        cols = torch.arange(geometry.left, geometry.left + geometry.width)[None, :]
+        tiles = rows // g * geometry.tile_cols + cols // g
+        in_tile = rows % g * g + cols % g
+        sequence = torch.cat((torch.arange(n), ((tiles + 1) * n + in_tile).flatten()))
+        valid = torch.zeros(geometry.num_partitions * n, dtype=torch.bool)
+        valid[sequence] = True
+        valid = valid.view(-1, n)
     return IndexTables(
         sequence=sequence.to(device),
         valid=valid.to(device),

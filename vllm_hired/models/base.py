@@ -1,7 +1,7 @@
 """vLLM's worker side: pixels -> kept embeddings. The same for every architecture."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,17 +34,19 @@ class HiredModelMixin(SupportsMultiModal):
         self.selector = make_selector(self.hired.selector)
         vision = self.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
-        tokens = vllm_config.scheduler_config.max_num_encoder_input_tokens
+        scheduler = vllm_config.scheduler_config
         # vLLM packs images into a call by the tokens they keep, so a small budget
         # packs many more tiles than memory was profiled for.
-        self.max_tiles_per_forward = max(1, tokens // patches)
-        self.max_images_per_batch = (
-            vllm_config.scheduler_config.max_num_seqs
-            * self.multimodal_config.get_limit_per_prompt("image")
+        self.max_tiles_per_forward: int | None = max(
+            1, scheduler.max_num_encoder_input_tokens // patches
         )
         if _has_tower_lora(vllm_config):
             # The adapters' token mapping covers the call's tiles in one forward.
-            self.max_tiles_per_forward = torch.iinfo(torch.int64).max
+            self.max_tiles_per_forward = None
+        self.max_images_per_batch = (
+            scheduler.max_num_seqs
+            * self.multimodal_config.get_limit_per_prompt("image")
+        )
         logger.info(
             "%s: hired_budget=%s, hired_max_budget=%s, hired_token_cap=%s, %s",
             type(self).__name__,
@@ -72,30 +74,28 @@ class HiredModelMixin(SupportsMultiModal):
 
         counts = [int(count) for count in num_kept]
         geometries = self.get_geometries(kwargs)
-        # A cap above an image's own count leaves it whole, newline tokens included.
-        whole = [
-            count == geometry.num_stock_tokens
-            for count, geometry in zip(counts, geometries, strict=True)
-        ]
-        embeddings: list[Tensor] = [torch.empty(0)] * len(counts)
-        if any(whole):
+        dropping: list[int] = []
+        whole: list[int] = []
+        for image, geometry in enumerate(geometries):
+            # A cap above an image's own count leaves it whole, newline tokens too.
+            is_whole = counts[image] == geometry.num_stock_tokens
+            (whole if is_whole else dropping).append(image)
+
+        embeddings: dict[int, Tensor] = {}
+        if whole:
             stock = super().embed_multimodal(**_pick(kwargs, whole))
-            _put(embeddings, whole, stock)
-        if not all(whole):
-            dropping = [not is_whole for is_whole in whole]
-            _put(
-                embeddings,
-                dropping,
-                self._embed_kept(
-                    _pick(kwargs, dropping)["pixel_values"],
-                    [g for g, drop in zip(geometries, dropping, strict=True) if drop],
-                    [k for k, drop in zip(counts, dropping, strict=True) if drop],
-                ),
+            embeddings |= zip(whole, stock, strict=True)
+        if dropping:
+            kept = self._embed_kept(
+                [kwargs["pixel_values"][image] for image in dropping],
+                [geometries[image] for image in dropping],
+                [counts[image] for image in dropping],
             )
-        for embedding, count in zip(embeddings, counts, strict=True):
+            embeddings |= zip(dropping, kept, strict=True)
+        for image, count in enumerate(counts):
             # vLLM cuts too many rows silently and dies of too few.
-            assert len(embedding) == count, (embedding.shape, count)
-        return embeddings
+            assert len(embeddings[image]) == count, (embeddings[image].shape, count)
+        return [embeddings[image] for image in range(len(counts))]
 
     def _embed_kept(
         self, pixel_values: list[Tensor], geometries: list[Geometry], counts: list[int]
@@ -126,7 +126,7 @@ class HiredModelMixin(SupportsMultiModal):
             features = torch.cat(
                 [
                     self._image_pixels_to_features(self.vision_tower, chunk)
-                    for chunk in tiles.split(self.max_tiles_per_forward)
+                    for chunk in tiles.split(self.max_tiles_per_forward or len(tiles))
                 ]
             )
         init = torch.cat(captured[hired.init_layer])
@@ -150,19 +150,10 @@ def _has_tower_lora(vllm_config: VllmConfig) -> bool:
     return lora is not None and lora.enable_tower_connector_lora
 
 
-def _pick(kwargs: Mapping[str, Any], wanted: list[bool]) -> dict[str, Any]:
-    """The batched inputs of the wanted images; values are tensors or lists."""
-    places = [place for place, want in enumerate(wanted) if want]
+def _pick(kwargs: Mapping[str, Any], images: list[int]) -> dict[str, Any]:
+    """The batched inputs of some images; values are tensors or lists."""
+    picked = {key: [value[i] for i in images] for key, value in kwargs.items()}
     return {
-        key: value[places]
-        if isinstance(value, Tensor)
-        else [value[place] for place in places]
+        key: torch.stack(picked[key]) if isinstance(value, Tensor) else picked[key]
         for key, value in kwargs.items()
     }
-
-
-def _put(out: list[Tensor], wanted: list[bool], values: Any) -> None:
-    new: Iterator[Tensor] = iter(values)
-    for place, want in enumerate(wanted):
-        if want:
-            out[place] = next(new)
