@@ -246,3 +246,17 @@ def test_gather_takes_each_image_from_its_own_partitions() -> None:
     expected = [features[0, 0], features[1, 3]]
     expected += [features[2, 3], features[3, 0], features[4, 3]]
     assert torch.equal(rows, torch.stack(expected))
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_selection_reads_nothing_back_to_the_host(name: str) -> None:
+    """On a device that has no values: reading one, or a size from one, would fail."""
+    geometry = Case(672, 672, REAL_PINPOINTS, 336, 14).geometry()
+    scores = scores_tensor(geometry, 0, 2**20).to("meta")
+    chosen = make_selector(name).select(
+        ClsScores(scores, scores), geometry, 576, Fraction(1, 2)
+    )
+    features = torch.empty((5, 576, 8), device="meta")
+    rows = gather_kept(features, [chosen], [geometry])
+    assert rows.shape == (576, 8)
+    assert rows.device.type == "meta"
