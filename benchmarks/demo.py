@@ -8,7 +8,7 @@ import os
 os.environ |= {
     # The engine runs in this process, so that its choice of patches can be drawn.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
+    "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
     "HF_HUB_OFFLINE": "1",
 }
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")

@@ -204,6 +204,26 @@ def test_selection_equals_the_oracle_at_real_sizes(height: int, width: int) -> N
         check_selection(case, rho, alpha, seed, 2**20)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_selection_equals_the_oracle_on_softmax_scores(seed: int) -> None:
+    """Whose last bits are rounded before they become tile weights."""
+    case = Case(300 + 40 * seed, 500, REAL_PINPOINTS, 336, 14)
+    geometry, layout = case.geometry(), case.oracle()
+    assert layout is not None
+    generator = torch.Generator().manual_seed(seed)
+    shape = (2, 16, geometry.num_partitions, 577)
+    logits = 3 * torch.randn(shape, generator=generator)
+    init, final = logits.softmax(dim=-1).sum(dim=1)[..., 1:]
+    kept = kept_count(geometry, Fraction("0.2"), None)
+    chosen = make_selector("hired").select(
+        ClsScores(init, final), geometry, kept, Fraction(1, 2)
+    )
+    grids = to_grids(init, 24), to_grids(final, 24)
+    assert [(i // 576, i % 576 // 24, i % 24) for i in chosen.tolist()] == (
+        oracle.select(layout, kept, "0.5", *grids)
+    )
+
+
 @pytest.mark.parametrize("name", SELECTORS)
 @pytest.mark.parametrize(
     "poison", [float("nan"), float("inf"), -float("inf"), 0.0, 1e-42, 3e38]

@@ -34,7 +34,7 @@ def test_equals_hf_at_every_layer(
         model.vision_tower(pixels)
     attentions = reference.tower(pixels).attentions
     for layer in layers:
-        (scores,) = captured[layer]
+        scores = captured[layer]
         assert scores.dtype == torch.float32
         expected = attentions[layer][:, :, 0, 1:].sum(dim=1)
         torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
@@ -42,22 +42,28 @@ def test_equals_hf_at_every_layer(
         assert (expected.amax(dim=1) > 2 * expected.mean(dim=1)).all()
 
 
-def test_tiles_in_several_forwards_give_the_same(
+def test_images_in_several_forwards_give_the_same(
     model: Any, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    geometries = model.get_geometries({"image_sizes": [(56, 112)]})
+    """Each forward whole images, of at most so many tiles; the last one too large."""
+    sizes = torch.tensor([(56, 112), (56, 112), (56, 112), (112, 112)])
+    images = [pixels, pixels + 1, pixels - 1, torch.cat((pixels, pixels[:2]))]
+    inputs = {"image_sizes": sizes, "num_kept": torch.tensor([50, 40, 30, 20])}
     with torch.inference_mode():
-        features, (kept,) = model.select([pixels], geometries, [50])
-        monkeypatch.setattr(model, "max_tiles_per_forward", 2)
-        forwards = []
+        together = model.embed_multimodal(pixel_values=images, **inputs)
+        monkeypatch.setattr(model, "max_tiles_per_forward", 6)
+        forwards: list[int] = []
         handle = model.vision_tower.register_forward_pre_hook(
-            lambda _, inputs: forwards.append(len(inputs[0]))
+            lambda _, args: forwards.append(len(args[0]))
         )
-        split_features, (split_kept,) = model.select([pixels], geometries, [50])
+        apart = model.embed_multimodal(pixel_values=images, **inputs)
+        monkeypatch.setattr(model, "max_tiles_per_forward", 0)
+        model.embed_multimodal(pixel_values=images, **inputs)
         handle.remove()
-    assert forwards == [2, 1]
-    torch.testing.assert_close(split_features, features)
-    assert torch.equal(split_kept, kept)
+    assert forwards == [6, 3, 5, 3, 3, 3, 5]
+    assert [len(rows) for rows in apart] == [50, 40, 30, 20]
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_failed_forward_leaves_nothing_behind(
@@ -69,7 +75,7 @@ def test_a_failed_forward_leaves_nothing_behind(
         pytest.raises(RuntimeError),
         capture_cls_attention(model.vision_tower, [0]) as captured,
     ):
-        # The hook has fired when the second of these two tiles turns out too small.
-        [model.vision_tower(tile) for tile in (pixels, pixels[:, :, 1:])]
-    assert len(captured[0]) == 1
+        # The hook has fired when the second of these two inputs turns out too small.
+        [model.vision_tower(tiles) for tiles in (pixels, pixels[:, :, 1:])]
+    assert set(captured) == {0}
     assert len(attention._forward_pre_hooks) == hooks

@@ -1,5 +1,6 @@
 """Settings: what is read, what is refused, and how the refusal reads."""
 
+import pickle
 from fractions import Fraction
 from typing import Any
 
@@ -108,8 +109,10 @@ def test_towers_that_cannot_be_used(changes: dict[str, Any], said: str) -> None:
         HiredConfig.from_hf_config(hf_config(hired_budget=0.2, **changes))
     stock = HiredConfig.from_hf_config(hf_config(**changes))
     assert stock.request_budget(None) == 1
-    with pytest.raises(HiredConfigError, match=said):
+    with pytest.raises(HiredConfigError, match=said) as refusal:
         stock.request_budget(0.2)
+    # It may come from a process that only sends it on.
+    assert str(pickle.loads(pickle.dumps(refusal.value))) == str(refusal.value)
 
 
 @pytest.mark.parametrize("value", [0, 0.5, *NUMBERS_REFUSED])

@@ -104,8 +104,17 @@ def test_settings_for_a_model_that_would_ignore_them(tmp_path: Path) -> None:
     LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
     options = "--skip-tokenizer-init"
     assert model_config(tmp_path, options)
-    with expect_refusal(match="this model is LlamaForCausalLM"):
+    with expect_refusal(match="serves this model as LlamaForCausalLM"):
         model_config(tmp_path, options + " --hf-overrides hired_budget=0.2")
+
+
+def test_settings_for_an_implementation_that_would_ignore_them(
+    checkpoint: Path,
+) -> None:
+    with expect_refusal(match="model_impl='transformers'"):
+        model_config(
+            checkpoint, "--model-impl transformers --hf-overrides hired_budget=0.2"
+        )
 
 
 def test_registering_twice_changes_nothing() -> None:

@@ -217,6 +217,29 @@ def test_memory_is_planned_for_the_largest_image_that_may_come(
     assert seen == planned
 
 
+def test_memory_is_planned_for_a_letterboxed_image_that_stays_whole(
+    make_checkpoint: WriteCheckpoint,
+) -> None:
+    """It keeps its newline tokens under a cap that the whole canvas exceeds."""
+    folder = make_checkpoint(pinpoints=((56, 56), (168, 56)))
+    front_end = FrontEnd(folder, hf_overrides={"hired_token_cap": 262})
+    planned = get_mm_max_toks_per_item(front_end.processor, {"image": 1}, None)["image"]
+    assert front_end.placeholders(front_end(noise_image(56, 168))) == [256]
+    (letterboxed,) = front_end.placeholders(front_end(noise_image(60, 165)))
+    assert letterboxed == planned == 262
+
+
+def test_memory_is_planned_for_whole_embeddings(checkpoint: Path) -> None:
+    overrides = {"hired_budget": 0.2}
+    for embeds, expected in ((False, 64), (True, 64 * 5 + 16)):
+        front_end = FrontEnd(
+            checkpoint, hf_overrides=overrides, enable_mm_embeds=embeds
+        )
+        assert get_mm_max_toks_per_item(front_end.processor, {"image": 1}, None) == {
+            "image": expected
+        }
+
+
 def test_the_largest_image_depends_on_the_budget(
     make_checkpoint: WriteCheckpoint,
 ) -> None:
@@ -268,6 +291,21 @@ def test_bad_request_budgets_are_client_errors(checkpoint: Path, value: object) 
 def test_a_request_sets_the_budget_alone(front_end: FrontEnd, kwargs: Any) -> None:
     with pytest.raises(VLLMValidationError, match="takes hired_budget alone"):
         front_end(noise_image(56, 56), **kwargs)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"crop_size": {"height": 28, "width": 28}, "size": {"shortest_edge": 28}},
+        {"images_kwargs": {"image_grid_pinpoints": [[56, 56]]}},
+    ],
+)
+def test_processor_kwargs_that_change_the_tiles(
+    front_end: FrontEnd, kwargs: Any
+) -> None:
+    """They would otherwise kill the engine in the tower."""
+    with pytest.raises(VLLMValidationError, match="leave its size, crop_size"):
+        front_end(noise_image(112, 112), budget=0.2, **kwargs)
 
 
 @pytest.mark.parametrize(

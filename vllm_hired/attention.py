@@ -36,8 +36,8 @@ def cls_attention(query: Tensor, key: Tensor, num_heads: int, scale: float) -> T
 @contextmanager
 def capture_cls_attention(
     tower: CLIPVisionModel, layers: Collection[int]
-) -> Iterator[dict[int, list[Tensor]]]:
-    """Scores of the tower's forwards inside the `with` block.
+) -> Iterator[dict[int, Tensor]]:
+    """Scores of one forward of the tower, inside the `with` block.
 
     Reads query and key where they enter `self_attn.attn`, after LoRA, dequantisation
     and any QK norm, whatever the attention backend. The hooks leave with the block,
@@ -48,12 +48,12 @@ def capture_cls_attention(
         layers: indices of the layers to read.
 
     Yields:
-        Layer -> one `[B, N]` float32 a forward, summed over the heads of all
-        tensor-parallel ranks.
+        Layer -> `[B, N]` float32, summed over the heads of all tensor-parallel ranks;
+        empty until the forward.
     """
-    scores: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    scores: dict[int, Tensor] = {}
 
-    def watch(self_attn: CLIPAttention, found: list[Tensor]) -> RemovableHandle:
+    def watch(layer: int, self_attn: CLIPAttention) -> RemovableHandle:
         def record(attn: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             query, key, *_ = inputs
             local = cls_attention(
@@ -63,12 +63,12 @@ def capture_cls_attention(
                 # A rank sees its own heads; ranks that disagreed on one index would
                 # corrupt the output silently.
                 local = tensor_model_parallel_all_reduce(local.contiguous())
-            found.append(local)
+            scores[layer] = local
 
         return self_attn.attn.register_forward_pre_hook(record)
 
     with ExitStack() as hooks:
-        for layer, found in scores.items():
+        for layer in layers:
             self_attn = tower.vision_model.encoder.layers[layer].self_attn
-            hooks.enter_context(watch(self_attn, found))
+            hooks.enter_context(watch(layer, self_attn))
         yield scores

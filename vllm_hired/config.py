@@ -20,12 +20,17 @@ class HiredConfigError(ValueError):
     Attributes:
         setting: the key as the user writes it.
         value: what was given.
+        allowed: what is allowed instead.
     """
 
     def __init__(self, setting: str, value: object, allowed: str) -> None:
-        super().__init__(f"{setting}={value!r} is not allowed: {allowed}")
+        super().__init__(setting, value, allowed)
         self.setting = setting
         self.value = value
+        self.allowed = allowed
+
+    def __str__(self) -> str:
+        return f"{self.setting}={self.value!r} is not allowed: {self.allowed}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class HiredConfig:
         init_layer: tower layer whose [CLS] attention distributes the budget.
         final_layer: tower layer whose [CLS] attention ranks the tokens.
         selector: a name in `vllm_hired.selectors.SELECTORS`.
-        unsupported: why this model's tower cannot be used, or None.
+        unsupported: why this model's tower cannot be used, as the arguments of a
+            `HiredConfigError`, or None.
     """
 
     budget: Fraction
@@ -50,7 +56,7 @@ class HiredConfig:
     init_layer: int
     final_layer: int
     selector: str
-    unsupported: HiredConfigError | None
+    unsupported: tuple[str, object, str] | None
 
     @classmethod
     def from_hf_config(cls, hf_config: Any) -> "HiredConfig":
@@ -68,7 +74,7 @@ class HiredConfig:
                 )
         unsupported = unsupported_tower(hf_config)
         if unsupported is not None and given:
-            raise unsupported
+            raise HiredConfigError(*unsupported)
 
         budget = read_budget(given.get("hired_budget", 1))
         max_budget = read_budget(
@@ -122,7 +128,7 @@ class HiredConfig:
                 f"(0, {float(self.max_budget)}]",
             )
         if self.unsupported is not None and self.is_active(budget):
-            raise self.unsupported
+            raise HiredConfigError(*self.unsupported)
         return budget
 
     def cache_key(self, budget: Fraction) -> dict[str, object]:
@@ -160,11 +166,14 @@ def num_tower_layers(hf_config: Any) -> int:
     return layer if layer >= 0 else total + layer + 1
 
 
-def unsupported_tower(hf_config: Any) -> HiredConfigError | None:
-    """Why HiRED cannot read [CLS] attention in this model's tower, or None."""
+def unsupported_tower(hf_config: Any) -> tuple[str, object, str] | None:
+    """Why HiRED cannot read [CLS] attention in this model's tower, or None.
+
+    As the arguments of a `HiredConfigError`, so that each refusal is a new one.
+    """
     tower = hf_config.vision_config.model_type
     if tower != "clip_vision_model":
-        return HiredConfigError(
+        return (
             "vision_config.model_type",
             tower,
             "HiRED ranks patches by [CLS] attention, which only CLIP towers "
@@ -172,20 +181,20 @@ def unsupported_tower(hf_config: Any) -> HiredConfigError | None:
         )
     strategy = hf_config.vision_feature_select_strategy
     if strategy != "default":
-        return HiredConfigError(
+        return (
             "vision_feature_select_strategy",
             strategy,
             'HiRED supports "default" (all patches, no [CLS])',
         )
     layer = hf_config.vision_feature_layer
     if not isinstance(layer, int):
-        return HiredConfigError(
+        return (
             "vision_feature_layer",
             layer,
             "HiRED supports one feature layer, not a list of layers",
         )
     if num_tower_layers(hf_config) < 1:
-        return HiredConfigError(
+        return (
             "vision_feature_layer",
             layer,
             "no layer of the vision tower runs, so there is no attention to read",

@@ -15,7 +15,7 @@ def read_hired_overrides() -> None:
     """Wraps `EngineArgs.create_model_config`, once, to read overrides that are not
     JSON and to refuse settings that cannot be used before any process is started."""
     upstream = EngineArgs.create_model_config
-    if hasattr(upstream, "__wrapped__"):
+    if hasattr(upstream, "reads_hired_overrides"):
         return
 
     @wraps(upstream)
@@ -26,6 +26,7 @@ def read_hired_overrides() -> None:
         check_settings(model_config)
         return model_config
 
+    create_model_config.reads_hired_overrides = True  # type: ignore[attr-defined]
     EngineArgs.create_model_config = create_model_config
 
 
@@ -59,12 +60,12 @@ def check_settings(model_config: ModelConfig) -> None:
     given = given_settings(model_config.hf_config)
     if not given:
         return
-    if not set(model_config.architectures) & set(MODELS):
+    if model_config.architecture not in MODELS:
         key, value = next(iter(given.items()))
         raise HiredConfigError(
             key,
             value,
-            f"vllm_hired serves {', '.join(MODELS)}, and this model is "
-            f"{', '.join(model_config.architectures)}",
+            f"vllm_hired serves {', '.join(MODELS)}, and vLLM serves this model as "
+            f"{model_config.architecture} (model_impl={model_config.model_impl!r})",
         )
     HiredConfig.from_hf_config(model_config.hf_config)

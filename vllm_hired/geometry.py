@@ -73,25 +73,21 @@ class Geometry:
         """Visual tokens without dropping: one newline token a canvas row more."""
         return self.num_selectable + self.height
 
-    def overlap(self, axis: str) -> list[list[int]]:
-        """Overlap of thumbnail cells with tiles along one axis.
+    @property
+    def row_overlap(self) -> list[list[int]]:
+        """`Oy`: `g x R` lengths, thumbnail rows by tile rows, in `1/g` patch."""
+        return self._overlap(self.tile_rows, self.top, self.height)
 
-        The thumbnail shows the valid rectangle, so cell `i` covers its fraction
-        `[i/g, (i+1)/g]`.
+    @property
+    def col_overlap(self) -> list[list[int]]:
+        """`Ox`: `g x C` lengths, thumbnail columns by tile columns, in `1/g` patch."""
+        return self._overlap(self.tile_cols, self.left, self.width)
 
-        Args:
-            axis: "rows" or "cols".
-
-        Returns:
-            `g` lists of `R` (or `C`) lengths in units of `1/g` patch: whole numbers,
-            so that sums of weighted overlaps are exact.
-        """
+    def _overlap(self, tiles: int, start: int, length: int) -> list[list[int]]:
+        """The thumbnail shows the valid rectangle without padding, so cell `i` covers
+        its fraction `[i/g, (i+1)/g]`. In `1/g` patch all lengths are whole numbers,
+        and sums weighted by whole numbers are exact."""
         g = self.patch_grid
-        tiles, start, length = (
-            (self.tile_rows, self.top, self.height)
-            if axis == "rows"
-            else (self.tile_cols, self.left, self.width)
-        )
         return [
             [
                 max(
@@ -114,8 +110,8 @@ class IndexTables:
             thumbnail row-major, then the valid rectangle row-major.
         valid: `[P, N]` bool, patches that may be kept.
         tile_capacity: `[R * C]` int64, valid patches of each tile.
-        row_overlap: `[g, R]` float64, `Geometry.overlap("rows")`.
-        col_overlap: `[g, C]` float64, `Geometry.overlap("cols")`.
+        row_overlap: `[g, R]` float64.
+        col_overlap: `[g, C]` float64.
     """
 
     sequence: Tensor
@@ -172,7 +168,7 @@ def image_geometry(
 
 @lru_cache(maxsize=512)
 def index_tables(geometry: Geometry, device: torch.device) -> IndexTables:
-    """The tables of `geometry` on `device`."""
+    """The tables of `geometry` on `device`, copied there when first asked for."""
     g, n = geometry.patch_grid, geometry.patches_per_partition
     with torch.device("cpu"):
         rows = torch.arange(geometry.top, geometry.top + geometry.height)[:, None]
@@ -187,8 +183,8 @@ def index_tables(geometry: Geometry, device: torch.device) -> IndexTables:
         sequence=sequence.to(device),
         valid=valid.to(device),
         tile_capacity=valid[1:].sum(dim=1).to(device),
-        row_overlap=_table(geometry.overlap("rows"), device),
-        col_overlap=_table(geometry.overlap("cols"), device),
+        row_overlap=_table(geometry.row_overlap, device),
+        col_overlap=_table(geometry.col_overlap, device),
     )
 
 

@@ -66,19 +66,18 @@ class HiredProcessingInfoMixin(BaseProcessingInfo):
     """Counts follow `hired_max_budget` where vLLM plans memory.
 
     `get_num_image_tokens` stays upstream's: the count without dropping.
-
-    Raises:
-        HiredConfigError: settings that cannot be used.
     """
 
     def __init__(self, ctx: InputProcessingContext) -> None:
+        """Raises `HiredConfigError` for settings that cannot be used."""
         super().__init__(HiredInputProcessingContext(ctx.model_config, ctx.tokenizer))
         self.hired = HiredConfig.from_hf_config(self.get_hf_config())
-        for key in _hired_keys(self.ctx.get_mm_config().mm_processor_kwargs or {}):
+        kwargs = self.ctx.get_mm_config().mm_processor_kwargs or {}
+        if keys := _hired_keys(kwargs):
             raise HiredConfigError(
-                key,
-                "(in --mm-processor-kwargs)",
-                "an engine's settings are given by --hf-overrides, "
+                "mm_processor_kwargs",
+                kwargs,
+                f"{keys[0]} of an engine is given by --hf-overrides, "
                 "for instance --hf-overrides hired_budget=0.2",
             )
 
@@ -113,9 +112,19 @@ class HiredProcessingInfoMixin(BaseProcessingInfo):
     def get_mm_max_tokens_per_item(
         self, seq_len: int, mm_counts: Mapping[str, int]
     ) -> Mapping[str, int] | None:
-        if not self.hired.is_active(self.hired.max_budget):
+        hired = self.hired
+        if not hired.is_active(hired.max_budget):
             return super().get_mm_max_tokens_per_item(seq_len, mm_counts)
-        return {"image": self._largest_image()[0]}
+        tokens = self._largest_image()[0]
+        stock = max(g.num_stock_tokens for g in self.get_largest_images().values())
+        if hired.max_budget == 1:
+            # Under a cap, an image with padding may stay whole where a larger one
+            # has lost its newline tokens.
+            tokens = min(stock, hired.token_cap or stock)
+        if self.ctx.get_mm_config().enable_mm_embeds:
+            # Ready-made embeddings pass through whole.
+            tokens = max(tokens, stock)
+        return {"image": tokens}
 
 
 class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoMixin]):
@@ -129,17 +138,15 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
     def apply(
         self, inputs: ProcessorInputs, timing_ctx: TimingContext
     ) -> MultiModalInput:
-        """Raises:
-        VLLMValidationError: a request's `hired_budget` or image that cannot be
-            used (HTTP 400).
-        """
+        """A `hired_budget` or an image that cannot be used is a `VLLMValidationError`,
+        HTTP 400."""
         kwargs = dict(inputs.hf_processor_mm_kwargs)
         requested = kwargs.pop("hired_budget", None)
-        for key in _hired_keys(kwargs):
+        if keys := _hired_keys(kwargs):
             raise VLLMValidationError(
-                f"{key} is not a setting of a request: mm_processor_kwargs takes "
+                f"{keys[0]} is not a setting of a request: mm_processor_kwargs takes "
                 'hired_budget alone, as in {"hired_budget": 0.2}',
-                parameter=key,
+                parameter=keys[0],
             )
         try:
             budget = self.info.hired.request_budget(requested)
@@ -188,6 +195,16 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             pixels[: geometry.num_partitions]
             for pixels, geometry in zip(data["pixel_values"], geometries, strict=True)
         ]
+        side = self.info.get_hf_config().vision_config.image_size
+        for pixels, geometry in zip(data["pixel_values"], geometries, strict=True):
+            if pixels.shape != (geometry.num_partitions, 3, side, side):
+                raise VLLMValidationError(
+                    f"an image became {tuple(pixels.shape)}, not the "
+                    f"{geometry.num_partitions} tiles of {side}x{side} pixels that "
+                    "this model encodes; leave its size, crop_size and "
+                    "image_grid_pinpoints out of mm_processor_kwargs",
+                    parameter="mm_processor_kwargs",
+                )
         return data
 
     def _get_mm_fields_config(
@@ -219,7 +236,8 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
                 num_kept = out_mm_kwargs["image"][item_idx].get("num_kept")
                 if num_kept is None:
                     return update.replacement(item_idx)
-                return update.target * int(num_kept.data)
+                (image_token_id,) = update.target
+                return [image_token_id] * int(num_kept.data)
 
             return replace(update, replacement=replacement)
 

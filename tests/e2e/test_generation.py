@@ -134,6 +134,34 @@ def test_token_cap(
         assert [capped] == generate(engine, prompt(*ONE, seed=3, budget=1.0))
 
 
+def test_a_cap_between_two_images(
+    checkpoint: Path, engine: LLM, make_engine: MakeEngine
+) -> None:
+    """In one call some stay whole and some are dropped from, in their order."""
+    llm = make_engine(checkpoint, hired_token_cap=250)
+    processor = llm.llm_engine.renderer.get_mm_processor()
+    images = prompt((112, 112), (56, 112), (100, 80))["multi_modal_data"]["image"]
+    inputs = processor(
+        "<image>" * len(images), processor.info.parse_mm_data({"image": images})
+    )
+    items = inputs["mm_kwargs"]["image"]
+    (model,) = llm.apply_model(lambda model: model)
+
+    def embed(*chosen: Any) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            return model.embed_multimodal(
+                pixel_values=[item["pixel_values"].data for item in chosen],
+                image_sizes=torch.stack([item["image_sizes"].data for item in chosen]),
+                num_kept=torch.stack([item["num_kept"].data for item in chosen]),
+            )
+
+    together = embed(*items)
+    # 336, 208 and 268 tokens without dropping.
+    assert [len(rows) for rows in together] == [250, 208, 250]
+    for rows, item in zip(together, items, strict=True):
+        torch.testing.assert_close(rows, embed(item)[0])
+
+
 def test_ready_made_embeddings_pass_through(
     checkpoint: Path, make_engine: MakeEngine, reference: Reference
 ) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
-from tests.conftest import MakeEngine
+from tests.conftest import MakeEngine, expect_refusal
 from tests.engine import prompt
 
 RANK, ALPHA = 8, 16
@@ -77,3 +77,13 @@ def test_equals_merged_weights(
     )
     assert generate(llm, LoRARequest("adapter", 1, str(adapter))) == expected
     assert generate(llm) == plain
+
+
+def test_a_token_cap_is_refused(checkpoint: Path, make_engine: MakeEngine) -> None:
+    with expect_refusal(match="not together with --enable-tower-connector-lora"):
+        make_engine(
+            checkpoint,
+            hired_token_cap=50,
+            enable_lora=True,
+            enable_tower_connector_lora=True,
+        )

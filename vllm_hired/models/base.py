@@ -1,7 +1,8 @@
 """vLLM's worker side: pixels -> kept embeddings. The same for every architecture."""
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from vllm.logger import init_logger
 from vllm.model_executor.models.interfaces import SupportsMultiModal
 
 from vllm_hired.attention import capture_cls_attention
-from vllm_hired.config import HiredConfig
+from vllm_hired.config import HiredConfig, HiredConfigError
 from vllm_hired.geometry import Geometry
 from vllm_hired.merge import gather_kept
 from vllm_hired.selectors import make_selector
@@ -37,12 +38,19 @@ class HiredModelMixin(SupportsMultiModal):
         scheduler = vllm_config.scheduler_config
         # vLLM packs images into a call by the tokens they keep, so a small budget
         # packs many more tiles than memory was profiled for.
-        self.max_tiles_per_forward: int | None = max(
-            1, scheduler.max_num_encoder_input_tokens // patches
+        self.max_tiles_per_forward: float = (
+            scheduler.max_num_encoder_input_tokens // patches
         )
         if _has_tower_lora(vllm_config):
+            if self.hired.token_cap is not None:
+                raise HiredConfigError(
+                    "hired_token_cap",
+                    self.hired.token_cap,
+                    "not together with --enable-tower-connector-lora: images that stay "
+                    "whole take a second forward, which would get others' adapters",
+                )
             # The adapters' token mapping covers the call's tiles in one forward.
-            self.max_tiles_per_forward = None
+            self.max_tiles_per_forward = math.inf
         self.max_images_per_batch = (
             scheduler.max_num_seqs
             * self.multimodal_config.get_limit_per_prompt("image")
@@ -100,15 +108,30 @@ class HiredModelMixin(SupportsMultiModal):
     def _embed_kept(
         self, pixel_values: list[Tensor], geometries: list[Geometry], counts: list[int]
     ) -> tuple[Tensor, ...]:
-        features, kept = self.select(pixel_values, geometries, counts)
-        # The projector sees kept tokens alone.
-        projected = self.multi_modal_projector(gather_kept(features, kept, geometries))
-        return projected.split(counts)
+        """Tower by tower forward, so that no more than one forward's tiles and
+        features are held; then the projector, on kept tokens alone."""
+        rows = []
+        for images in self._forwards(geometries):
+            shapes = geometries[images]
+            features, kept = self.select(pixel_values[images], shapes, counts[images])
+            rows.append(gather_kept(features, kept, shapes))
+        return self.multi_modal_projector(torch.cat(rows)).split(counts)
+
+    def _forwards(self, geometries: list[Geometry]) -> Iterator[slice]:
+        """Consecutive images that share a tower forward: at least one, and together
+        at most `max_tiles_per_forward` tiles."""
+        start = tiles = 0
+        for image, geometry in enumerate(geometries):
+            tiles += geometry.num_partitions
+            if image > start and tiles > self.max_tiles_per_forward:
+                yield slice(start, image)
+                start, tiles = image, geometry.num_partitions
+        yield slice(start, len(geometries))
 
     def select(
         self, pixel_values: list[Tensor], geometries: list[Geometry], counts: list[int]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Encodes images and chooses the patches to keep.
+        """Encodes images in one tower forward and chooses the patches to keep.
 
         Args:
             pixel_values: per image `[P, 3, H, W]`.
@@ -120,26 +143,20 @@ class HiredModelMixin(SupportsMultiModal):
             in sequence order.
         """
         hired = self.hired
-        tiles = torch.cat(list(pixel_values))
         layers = {hired.init_layer, hired.final_layer}
         with capture_cls_attention(self.vision_tower, layers) as captured:
-            features = torch.cat(
-                [
-                    self._image_pixels_to_features(self.vision_tower, chunk)
-                    for chunk in tiles.split(self.max_tiles_per_forward or len(tiles))
-                ]
+            features = self._image_pixels_to_features(
+                self.vision_tower, torch.cat(pixel_values)
             )
-        init = torch.cat(captured[hired.init_layer])
-        final = torch.cat(captured[hired.final_layer])
         partitions = [geometry.num_partitions for geometry in geometries]
+        init, final = (
+            captured[layer].split(partitions)
+            for layer in (hired.init_layer, hired.final_layer)
+        )
         kept = [
             self.selector.select(ClsScores(*scores), geometry, count, hired.alpha)
             for *scores, geometry, count in zip(
-                init.split(partitions),
-                final.split(partitions),
-                geometries,
-                counts,
-                strict=True,
+                init, final, geometries, counts, strict=True
             )
         ]
         return features, kept

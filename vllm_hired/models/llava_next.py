@@ -84,8 +84,9 @@ class HiredLlavaNextForConditionalGeneration(
     ) -> tuple[int, int | None]:
         """Counts what the tower encodes and what the projector sees of kept tokens.
 
-        With no image given, bounds both by whole images of one embedding each, as
-        many as can be scheduled together: kept tokens are fewer than the tower's.
+        With no image given, bounds the tower's by images of one embedding each, as
+        many as can be scheduled together; the projector sees an image's kept tokens,
+        or, if it stays whole, under `P` times its embeddings.
         """
         if mm_kwargs is not None:
             tower, connector = super().get_mm_lora_token_counts(
@@ -105,5 +106,4 @@ class HiredLlavaNextForConditionalGeneration(
         vision = self.config.vision_config
         tokens_per_tile = (vision.image_size // vision.patch_size) ** 2 + 1
         images = min(num_mm_embeds, self.max_images_per_batch)
-        tokens = images * largest * tokens_per_tile
-        return tokens, tokens
+        return images * largest * tokens_per_tile, largest * num_mm_embeds
