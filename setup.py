@@ -31,6 +31,7 @@ setup(
     extras_require={
         "test": [
             "build",
+            "matplotlib",
             "hypothesis",
             "mypy",
             "pytest",
@@ -39,7 +40,7 @@ setup(
             "scikit-image",
             "twine",
         ],
-        "bench": ["scikit-image"],
+        "bench": ["matplotlib", "scikit-image"],
     },
     entry_points={"vllm.general_plugins": ["hired = vllm_hired:register"]},
 )

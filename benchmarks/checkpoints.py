@@ -1,10 +1,10 @@
-"""Writes small LLaVA-NeXT checkpoints with random weights, in the published layout.
+"""Writes LLaVA-NeXT checkpoints with random weights, or none, in the published layout.
 
-HF transformers and vLLM load them like any other checkpoint. The vision geometry is
-the caller's choice, up to the real one; the weights mean nothing.
+HF transformers and vLLM load them like any other checkpoint. The dimensions are the
+caller's choice, up to the real ones; the weights mean nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,9 @@ class Shape:
         tile_size: side of a tile in pixels.
         patch_size: side of a patch in pixels.
         pinpoints: canvas sizes, (height, width) in pixels.
+        vision_intermediate: twice the hidden size where it is 0; text_intermediate too.
+        text_kv_heads: as many as heads where it is 0.
+        vocabulary: at least the tokenizer's.
         vision_layers: layers of the whole tower; the feature layer is -2.
         backbone: HF model type of the LLM.
         feature_layer: which of the tower's layers gives the features.
@@ -51,15 +54,57 @@ class Shape:
     patch_size: int = 14
     pinpoints: tuple[tuple[int, int], ...] = REAL_PINPOINTS
     vision_hidden: int = 64
+    vision_intermediate: int = 0
     vision_heads: int = 4
     vision_layers: int = 4
     text_hidden: int = 128
+    text_intermediate: int = 0
+    text_kv_heads: int = 0
+    vocabulary: int = 0
     text_layers: int = 2
     text_heads: int = 4
     max_positions: int = 8192
     backbone: str = "llama"
     feature_layer: int = -2
     feature_strategy: str = "default"
+
+
+_CLIP_LARGE = Shape(
+    vision_hidden=1024,
+    vision_intermediate=4096,
+    vision_heads=16,
+    vision_layers=24,
+    vocabulary=32064,
+)
+_SEVEN_B = replace(
+    _CLIP_LARGE,
+    text_hidden=4096,
+    text_heads=32,
+    text_layers=32,
+    text_intermediate=11008,
+)
+
+SHAPES = {
+    "llava-next-7b": _SEVEN_B,
+    "llava-next-13b": replace(
+        _CLIP_LARGE,
+        text_hidden=5120,
+        text_heads=40,
+        text_layers=40,
+        text_intermediate=13824,
+    ),
+    "llava-next-mistral-7b": replace(
+        _SEVEN_B, text_intermediate=14336, text_kv_heads=8, backbone="mistral"
+    ),
+    "tiny": Shape(
+        vision_hidden=256,
+        vision_layers=6,
+        text_hidden=512,
+        text_heads=8,
+        text_layers=8,
+    ),
+}
+"""Published models' dimensions, and one that a laptop can run."""
 
 
 def small(**changes: Any) -> Shape:
@@ -98,7 +143,7 @@ def make_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlavaNextCo
     """The HF config of `shape`."""
     vision = CLIPVisionConfig(
         hidden_size=shape.vision_hidden,
-        intermediate_size=shape.vision_hidden * 2,
+        intermediate_size=shape.vision_intermediate or shape.vision_hidden * 2,
         num_attention_heads=shape.vision_heads,
         num_hidden_layers=shape.vision_layers,
         image_size=shape.tile_size,
@@ -108,13 +153,13 @@ def make_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlavaNextCo
     text = AutoConfig.for_model(
         shape.backbone,
         hidden_size=shape.text_hidden,
-        intermediate_size=shape.text_hidden * 2,
+        intermediate_size=shape.text_intermediate or shape.text_hidden * 2,
         num_attention_heads=shape.text_heads,
-        num_key_value_heads=shape.text_heads,
+        num_key_value_heads=shape.text_kv_heads or shape.text_heads,
         head_dim=shape.text_hidden // shape.text_heads,
         num_hidden_layers=shape.text_layers,
         max_position_embeddings=shape.max_positions,
-        vocab_size=len(tokenizer),
+        vocab_size=max(len(tokenizer), shape.vocabulary),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -131,13 +176,13 @@ def make_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlavaNextCo
     )
 
 
-def write_checkpoint(folder: Path, shape: Shape, seed: int = 0) -> Path:
+def write_checkpoint(folder: Path, shape: Shape, seed: int | None = 0) -> Path:
     """Writes config, weights, tokenizer, chat template and processor.
 
     Args:
         folder: made if it is missing.
         shape: the dimensions.
-        seed: of the random weights.
+        seed: of the random weights; None writes none, for `load_format="dummy"`.
 
     Returns:
         `folder`.
@@ -145,20 +190,8 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
     config = make_config(shape, tokenizer)
-    model = LlavaNextForConditionalGeneration(config)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            # Wide enough for peaked attention and for logits that differ clearly.
-            scale = 1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5
-            with torch.no_grad():
-                parameter.normal_(0.0, scale, generator=generator)
-    weights = {
-        published_name(name): tensor.contiguous()
-        for name, tensor in model.state_dict().items()
-        if not name.endswith("position_ids")
-    }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    if seed is not None:
+        _write_weights(folder, config, seed)
     config.save_pretrained(folder)
     side = {"height": shape.tile_size, "width": shape.tile_size}
     LlavaNextProcessor(
@@ -174,6 +207,23 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int = 0) -> Path:
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)
     return folder
+
+
+def _write_weights(folder: Path, config: LlavaNextConfig, seed: int) -> None:
+    model = LlavaNextForConditionalGeneration(config)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            # Wide enough for peaked attention and for logits that differ clearly.
+            scale = 1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5
+            with torch.no_grad():
+                parameter.normal_(0.0, scale, generator=generator)
+    weights = {
+        published_name(name): tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.endswith("position_ids")
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def published_name(name: str) -> str:

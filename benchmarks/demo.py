@@ -3,17 +3,6 @@
 `make demo`, or `python -m benchmarks.demo --help`.
 """
 
-import os
-
-os.environ |= {
-    # The engine runs in this process, so that its choice of patches can be drawn.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
-    "HF_HUB_OFFLINE": "1",
-}
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
 import argparse
 import json
 import time
@@ -28,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 from vllm import LLM, SamplingParams
 
-from benchmarks.checkpoints import Shape, write_checkpoint
+from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.picture import draw_kept, stack
 from benchmarks.provenance import provenance
 
@@ -40,15 +29,6 @@ NOTE = (
     "The checkpoint has LLaVA-NeXT's vision geometry and RANDOM weights, far smaller "
     "than a\nreal model: counts are a real model's, times are this small model's, and "
     "which patches\nare kept means nothing."
-)
-# Real tiles, patches and pinpoints; a tower and an LLM that a laptop can run.
-SHAPE = Shape(
-    vision_hidden=256,
-    vision_heads=4,
-    vision_layers=6,
-    text_hidden=512,
-    text_heads=8,
-    text_layers=8,
 )
 
 
@@ -153,7 +133,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs a row; median")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.model or write_checkpoint(args.out / "llava-next-random", SHAPE)
+    checkpoint = args.model or write_checkpoint(
+        args.out / "llava-next-random", SHAPES["tiny"]
+    )
     llm = start_engine(checkpoint)
     measure(llm, "warm-up", photograph("astronaut"), 1.0, repeats=1)
     rows = [

@@ -1,0 +1,157 @@
+"""What the measurements share: arguments, an engine, a stopwatch, result files."""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from vllm import LLM
+
+from benchmarks.checkpoints import SHAPES, write_checkpoint
+from benchmarks.provenance import provenance
+
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Arguments of every measurement."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument(
+        "--shape",
+        choices=SHAPES,
+        default="llava-next-7b",
+        help="dimensions of a model with dummy weights (default: llava-next-7b)",
+    )
+    model.add_argument("--model", help="directory or id of a real checkpoint")
+    parser.add_argument("--dtype", default="bfloat16", help="default: bfloat16")
+    parser.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="what vLLM was installed for (default: cpu)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="default: benchmarks/results"
+    )
+    return parser
+
+
+def start_engine(args: argparse.Namespace, **options: Any) -> LLM:
+    """An engine on the model of `args`; nothing is reused between requests."""
+    check_device(args)
+    model = args.model
+    if model is None:
+        folder = Path("out") / args.shape
+        write_checkpoint(folder, SHAPES[args.shape], seed=None)
+        options["load_format"] = "dummy"
+        model = str(folder)
+    defaults: dict[str, Any] = {
+        "dtype": args.dtype,
+        "enforce_eager": args.device == "cpu",
+        "max_model_len": 4096,
+        "enable_prefix_caching": False,
+        "mm_processor_cache_gb": 0,
+        "disable_log_stats": False,
+        "hf_overrides": {"hired_max_budget": 1.0},
+    }
+    return LLM(model, **(defaults | options))
+
+
+def check_device(args: argparse.Namespace) -> None:
+    """Exits where `--device cuda` was asked for and there is none."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch sees no CUDA device")
+
+
+def model_of(llm: LLM) -> Any:
+    """The model inside an engine that runs in this process."""
+    (model,) = llm.apply_model(lambda model: model)
+    return model
+
+
+class Stopwatch:
+    """Seconds spent inside chosen calls, by name. Waits for the device around each."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def watch(self, owner: Any, attribute: str, name: str) -> None:
+        """Times `owner.attribute` from now on."""
+        call: Callable[..., Any] = getattr(owner, attribute)
+
+        @wraps(call)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = now()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.seconds[name] += now() - start
+
+        setattr(owner, attribute, timed)
+
+    def take(self) -> dict[str, float]:
+        """The seconds since the last call, and starts anew."""
+        taken = dict(self.seconds)
+        self.seconds.clear()
+        return taken
+
+
+def now() -> float:
+    """Seconds, after all that the device was given to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """`median (min to max)`."""
+    ordered = sorted(values)
+    middle = ordered[len(ordered) // 2]
+    return f"{middle:.{digits}f} ({ordered[0]:.{digits}f} to {ordered[-1]:.{digits}f})"
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """Markdown, columns aligned."""
+    lines = [[*rows[0]], *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    padded = [
+        "| " + " | ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    ]
+    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
+    return "\n".join([padded[0], rule, *padded[1:]])
+
+
+def write_results(
+    args: argparse.Namespace,
+    name: str,
+    tables: dict[str, Sequence[Row]],
+    raw: Any,
+    figure: Figure,
+) -> None:
+    """Writes `name.json`, `name.md` and `name.png`, and prints the tables."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    facts = provenance()
+    model = args.model or f"{args.shape}, dummy weights"
+    text = "\n\n".join(f"{title}\n\n{as_table(rows)}" for title, rows in tables.items())
+    head = (
+        f"{model}, {args.dtype}, {args.device}; {facts['machine']}, accelerator "
+        f"{facts['accelerator']}; vLLM {facts['versions']['vllm']}; commit "  # type: ignore[index]
+        f"{facts['commit']}, {facts['date']}\n\n`{facts['command']}`"
+    )
+    (args.out / f"{name}.md").write_text(f"{head}\n\n{text}\n")
+    result = {"model": model, "dtype": args.dtype, "device": args.device}
+    result |= {**facts, "tables": tables, "raw": raw}
+    (args.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    figure.savefig(args.out / f"{name}.png", dpi=120, bbox_inches="tight")
+    print(f"\n{text}\n\n{args.out / name}.json, .md, .png")
