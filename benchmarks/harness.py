@@ -4,13 +4,15 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from vllm import LLM
 
 from benchmarks.checkpoints import SHAPES, write_checkpoint
@@ -80,10 +82,10 @@ def model_of(llm: LLM) -> Any:
 
 
 class Stopwatch:
-    """Seconds spent inside chosen calls, by name. Waits for the device around each."""
+    """Seconds of each of chosen calls, by name. Waits for the device around each."""
 
     def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.calls: defaultdict[str, list[float]] = defaultdict(list)
 
     def watch(self, owner: Any, attribute: str, name: str) -> None:
         """Times `owner.attribute` from now on."""
@@ -95,14 +97,14 @@ class Stopwatch:
             try:
                 return call(*args, **kwargs)
             finally:
-                self.seconds[name] += now() - start
+                self.calls[name].append(now() - start)
 
         setattr(owner, attribute, timed)
 
-    def take(self) -> dict[str, float]:
-        """The seconds since the last call, and starts anew."""
-        taken = dict(self.seconds)
-        self.seconds.clear()
+    def take(self) -> dict[str, list[float]]:
+        """The calls since the last time, in order; starts anew."""
+        taken = dict(self.calls)
+        self.calls.clear()
         return taken
 
 
@@ -111,6 +113,12 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def noise(width: int, height: int, seed: int) -> Image.Image:
+    """An image that no cache has seen."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
@@ -135,7 +143,7 @@ def as_table(rows: Sequence[Row]) -> str:
 def write_results(
     args: argparse.Namespace,
     name: str,
-    tables: dict[str, Sequence[Row]],
+    tables: Mapping[str, Sequence[Row]],
     raw: Any,
     figure: Figure,
 ) -> None:
