@@ -138,6 +138,7 @@ def main() -> None:
     args = parser.parse_args()
     llm = start_engine(
         args,
+        max_model_len=min(4096, args.kv_tokens),
         max_num_batched_tokens=4096,
         max_num_seqs=max(args.batches),
         block_size=args.block_size,

@@ -1,0 +1,50 @@
+"""The measurements run and write what they promise, at a size that takes seconds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY = ["--shape", "tiny", "--dtype", "float32"]
+
+
+def measure(module: str, out: Path, *options: str) -> list[list[dict[str, Any]]]:
+    """Runs a module; its tables."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", "--out", out, *TINY, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((out / f"{module}.json").read_text())
+    assert {"machine", "versions", "commit", "command", "model"} <= set(result)
+    assert (out / f"{module}.md").read_text().count("|") > 10
+    assert (out / f"{module}.png").stat().st_size > 1000
+    return list(result["tables"].values())
+
+
+def test_latency(tmp_path: Path) -> None:
+    options = ["--rounds", "1", "--size", "336x672", "--budgets", "0.2"]
+    whole, parts = measure("latency", tmp_path, *options)
+    assert [row["visual tokens"] for row in whole] == [3 * 576 + 48, 345]
+    for row in parts:
+        stages = [float(row[name]) for name in row if name.endswith(" (s)")]
+        # The last column is the sum of the others, up to their rounding.
+        assert sum(stages[:-1]) == pytest.approx(stages[-1], abs=0.01)
+
+
+def test_throughput(tmp_path: Path) -> None:
+    options = ["--kv-tokens", "4096", "--batches", "1", "4", "--budgets", "0.2"]
+    (rows,) = measure(
+        "throughput", tmp_path, *options, "--size", "336x672", "--output-tokens", "3"
+    )
+    resident = {
+        (row["budget"], row["requests"]): row["resident at once"] for row in rows
+    }
+    # 1,776 and 345 visual tokens in a cache of 4,096.
+    assert resident == {(1.0, 1): 1, (1.0, 4): 2, (0.2, 1): 1, (0.2, 4): 4}
+    assert [row["preemptions"] for row in rows if row["budget"] == 0.2] == [0, 0]
