@@ -138,8 +138,14 @@ def main() -> None:
     parser.add_argument("--decode-tokens", type=int, default=4)
     args = parser.parse_args()
     budgets = [1.0, *(b for b in args.budgets if b != 1)]
-    # A whole prompt in one step, so that prefill is one call.
-    llm = start_engine(args, max_num_batched_tokens=4096, max_num_seqs=2)
+    llm = start_engine(
+        args,
+        # A whole prompt in one step, so that prefill is one call.
+        max_num_batched_tokens=4096,
+        max_num_seqs=1,
+        block_size=128,
+        num_gpu_blocks_override=4096 // 128 + 1,
+    )
     latency = Latency(llm, args.decode_tokens)
     latency.image(336, 336, 0.2, seed=0)
     latency.text(256, seed=0)
