@@ -25,6 +25,14 @@ def test_measured_rows_come_from_the_result_file() -> None:
         ]
 
 
+def test_latency_rows_come_from_the_result_file() -> None:
+    rows = re.findall(r"^\|.*\([\d.]+ to [\d.]+\).*$", README, re.MULTILINE)
+    assert len(rows) >= 4
+    tables = [path.read_text() for path in (ROOT / "benchmarks/results").glob("*.md")]
+    lines = "\n".join(tables).splitlines()
+    assert set(rows) <= set(lines)
+
+
 def test_every_setting_is_in_the_table() -> None:
     assert re.findall(r"^\| `(hired_\w+)`", README, re.MULTILINE) == list(SETTINGS)
 
