@@ -108,8 +108,8 @@ class HiredModelMixin(SupportsMultiModal):
     def _embed_kept(
         self, pixel_values: list[Tensor], geometries: list[Geometry], counts: list[int]
     ) -> tuple[Tensor, ...]:
-        """Tower by tower forward, so that no more than one forward's tiles and
-        features are held; then the projector, on kept tokens alone."""
+        """One tower forward after another, so that the features of one at a time are
+        held; then the projector, on kept tokens alone."""
         rows = []
         for images in self._forwards(geometries):
             shapes = geometries[images]
