@@ -19,6 +19,8 @@ ENGINE_OPTIONS: dict[str, Any] = {
     "max_num_batched_tokens": 1024,
     "max_num_seqs": 8,
     "limit_mm_per_prompt": {"image": 3},
+    # Engines live side by side; a whole GiB of KV cache each would fill the machine.
+    "num_gpu_blocks_override": 64,
     "logprobs_mode": "raw_logits",
     "max_logprobs": -1,
 }
