@@ -6,7 +6,6 @@
 import argparse
 import json
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from vllm import LLM, SamplingParams
 
 from benchmarks.checkpoints import SHAPES, write_checkpoint
+from benchmarks.harness import as_table, model_of
 from benchmarks.picture import draw_kept, stack
 from benchmarks.provenance import provenance
 
@@ -84,11 +84,6 @@ def measure(
     }
 
 
-def model_of(llm: LLM) -> Any:
-    (model,) = llm.apply_model(lambda model: model)
-    return model
-
-
 def geometries(llm: LLM, image: Image.Image) -> Any:
     return model_of(llm).get_geometries({"image_sizes": [(image.height, image.width)]})
 
@@ -111,19 +106,6 @@ def draw(llm: LLM, image: Image.Image, budget: float) -> Image.Image:
     std = torch.tensor(normalisation.image_std).view(3, 1, 1)
     title = f"hired_budget={budget}: {count} of {geometry.num_stock_tokens} tokens"
     return draw_kept(pixels * std + mean, geometry, kept, title)
-
-
-def as_table(rows: Iterable[dict[str, Any]]) -> str:
-    """Markdown, columns aligned."""
-    rows = list(rows)
-    lines = [[*rows[0]], *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    padded = [
-        "| " + " | ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    ]
-    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
-    return "\n".join([padded[0], rule, *padded[1:]])
 
 
 def main() -> None:

@@ -1,0 +1,65 @@
+"""vLLM's front end without an engine behind it."""
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from vllm.engine.arg_utils import EngineArgs
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.cache import MultiModalProcessorOnlyCache
+
+from tests import oracle
+
+
+class FrontEnd:
+    """The multimodal processor of an engine that is never started."""
+
+    def __init__(self, checkpoint: Path, **options: Any) -> None:
+        config = EngineArgs(
+            str(checkpoint), max_model_len=1024, **options
+        ).create_model_config()
+        self.processor: Any = MULTIMODAL_REGISTRY.create_processor(config)
+        self.hf_config: Any = config.hf_config
+        self.config = config
+
+    def __call__(
+        self,
+        *images: Any,
+        budget: object = None,
+        cache: MultiModalProcessorOnlyCache | None = None,
+        **kwargs: object,
+    ) -> Any:
+        if budget is not None:
+            kwargs["hired_budget"] = budget
+        return self.processor(
+            "<image> and " * len(images),
+            self.processor.info.parse_mm_data({"image": list(images)}),
+            hf_processor_mm_kwargs=kwargs,
+            cache=cache,
+        )
+
+    def placeholders(self, inputs: Any) -> list[int]:
+        """Image tokens in the prompt, image by image, checked against the ranges."""
+        ranges = inputs["mm_placeholders"]["image"]
+        ids = inputs["prompt_token_ids"]
+        token = self.hf_config.image_token_index
+        assert sum(r.length for r in ranges) == ids.count(token)
+        for r in ranges:
+            assert set(ids[r.offset : r.offset + r.length]) == {token}
+        return [r.length for r in ranges]
+
+    def expected(self, image: Image.Image, budget: str, cap: int | None = None) -> int:
+        vision = self.hf_config.vision_config
+        layout = oracle.layout(
+            image.height,
+            image.width,
+            [tuple(point) for point in self.hf_config.image_grid_pinpoints],
+            vision.image_size,
+            vision.patch_size,
+        )
+        assert layout is not None
+        return oracle.count(layout, budget, cap)
+
+
+def num_kept(inputs: Any) -> list[int]:
+    return [int(item["num_kept"].data) for item in inputs["mm_kwargs"]["image"]]
