@@ -154,7 +154,7 @@ def write_results(
     text = "\n\n".join(f"{title}\n\n{as_table(rows)}" for title, rows in tables.items())
     head = (
         f"{model}, {args.dtype}, {args.device}; {facts['machine']}, accelerator "
-        f"{facts['accelerator']}; vLLM {facts['versions']['vllm']}; commit "  # type: ignore[index]
+        f"{facts['accelerator']}; vLLM {facts['versions']['vllm']}; commit "
         f"{facts['commit']}, {facts['date']}\n\n`{facts['command']}`"
     )
     (args.out / f"{name}.md").write_text(f"{head}\n\n{text}\n")

@@ -7,11 +7,12 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 
-def provenance() -> dict[str, object]:
+def provenance() -> dict[str, Any]:
     """Facts of this run, ready for JSON."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],

@@ -1,7 +1,7 @@
 """`--hf-overrides hired_budget=0.2`, and a clear word at start-up."""
 
 import json
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 from vllm.config import ModelConfig
@@ -11,12 +11,11 @@ from vllm_hired import MODELS
 from vllm_hired.config import HiredConfig, HiredConfigError, given_settings
 
 
+@cache
 def read_hired_overrides() -> None:
     """Wraps `EngineArgs.create_model_config`, once, to read overrides that are not
     JSON and to refuse settings that cannot be used before any process is started."""
     upstream = EngineArgs.create_model_config
-    if hasattr(upstream, "reads_hired_overrides"):
-        return
 
     @wraps(upstream)
     def create_model_config(self: EngineArgs) -> ModelConfig:
@@ -26,7 +25,6 @@ def read_hired_overrides() -> None:
         check_settings(model_config)
         return model_config
 
-    create_model_config.reads_hired_overrides = True  # type: ignore[attr-defined]
     EngineArgs.create_model_config = create_model_config
 
 

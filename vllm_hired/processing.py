@@ -188,15 +188,10 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             return data
         budget = read_budget(hf_processor_mm_kwargs["hired_budget"])
         geometries = self.info.get_geometries(data)
-        data["num_kept"] = torch.tensor(
-            [self.info.get_num_kept(geometry, budget) for geometry in geometries]
-        )
-        data["pixel_values"] = [
-            pixels[: geometry.num_partitions]
-            for pixels, geometry in zip(data["pixel_values"], geometries, strict=True)
-        ]
         side = self.info.get_hf_config().vision_config.image_size
-        for pixels, geometry in zip(data["pixel_values"], geometries, strict=True):
+        trimmed = []
+        for padded, geometry in zip(data["pixel_values"], geometries, strict=True):
+            pixels = padded[: geometry.num_partitions]
             if pixels.shape != (geometry.num_partitions, 3, side, side):
                 raise VLLMValidationError(
                     f"an image became {tuple(pixels.shape)}, not the "
@@ -205,6 +200,11 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
                     "image_grid_pinpoints out of mm_processor_kwargs",
                     parameter="mm_processor_kwargs",
                 )
+            trimmed.append(pixels)
+        data["pixel_values"] = trimmed
+        data["num_kept"] = torch.tensor(
+            [self.info.get_num_kept(geometry, budget) for geometry in geometries]
+        )
         return data
 
     def _get_mm_fields_config(

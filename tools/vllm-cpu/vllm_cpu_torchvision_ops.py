@@ -7,21 +7,26 @@ calls them. The hook runs in every process through the `.pth` file beside it.
 """
 
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import version
+from types import ModuleType
 
 SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
-class TorchvisionFinder:
+class TorchvisionFinder(MetaPathFinder):
     """Declares the operators just before the first import of torchvision."""
 
-    @classmethod
     def find_spec(
-        cls, name: str, path: object = None, target: object = None
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        if name == "torchvision":
-            sys.meta_path.remove(cls)  # type: ignore[arg-type]
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
             # A CPU build of torchvision declares them itself, and only once.
             if "+cpu" not in version("torchvision"):
                 import torch
@@ -31,4 +36,4 @@ class TorchvisionFinder:
         return None
 
 
-sys.meta_path.insert(0, TorchvisionFinder)  # type: ignore[arg-type]
+sys.meta_path.insert(0, TorchvisionFinder())
