@@ -2,20 +2,26 @@
 
 Each batch is given to the engine at once and run to its end; its own metrics are read
 after every step. One image and a short question a request, no two images the same.
+*The bound* of a row is the tower's time in the stock run of that batch plus a batch of
+texts of the same length in the same KV cache: what no selection can be faster than.
 
     python -m benchmarks.throughput --kv-tokens 8192 --batches 1 2 4 8
 """
 
+from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
-from vllm import LLM, SamplingParams
+from vllm import LLM, SamplingParams, TokensPrompt
 
 from benchmarks.harness import (
     Row,
+    Stopwatch,
     make_parser,
+    model_of,
     noise,
     now,
     start_engine,
@@ -43,13 +49,9 @@ def num_resident(llm: LLM) -> int:
     )
 
 
-def run_batch(llm: LLM, args: Any, budget: float, batch: int, seed: int) -> Row:
-    """All requests of one batch, from their submission to the last token."""
+def image_requests(args: Any, budget: float, batch: int, seed: int) -> list[Any]:
     width, height = map(int, args.size.split("x"))
-    sampling = SamplingParams(
-        max_tokens=args.output_tokens, temperature=0, ignore_eos=True
-    )
-    requests: list[Any] = [
+    return [
         {
             "prompt": "USER: <image>\nWhat is this? ASSISTANT:",
             "multi_modal_data": {"image": noise(width, height, 1000 * seed + i)},
@@ -57,6 +59,17 @@ def run_batch(llm: LLM, args: Any, budget: float, batch: int, seed: int) -> Row:
         }
         for i in range(batch)
     ]
+
+
+def text_requests(length: int, batch: int, seed: int) -> list[TokensPrompt]:
+    ids = np.random.default_rng(seed).integers(0, 256, (batch, length))
+    return [TokensPrompt(prompt_token_ids=row) for row in ids.tolist()]
+
+
+def run_batch(llm: LLM, requests: Sequence[Any], output_tokens: int) -> Row:
+    """All requests of one batch, from their submission to the last token."""
+    batch = len(requests)
+    sampling = SamplingParams(max_tokens=output_tokens, temperature=0, ignore_eos=True)
     engine = llm.llm_engine
     before = read_metrics(llm)
     in_cache: list[int] = []
@@ -78,7 +91,6 @@ def run_batch(llm: LLM, args: Any, budget: float, batch: int, seed: int) -> Row:
 
     blocks = engine.vllm_config.cache_config.num_gpu_blocks or 0
     return {
-        "budget": budget,
         "requests": batch,
         "prompt tokens": round(gain("vllm:prompt_tokens") / batch),
         "seconds": round(seconds, 2),
@@ -92,18 +104,31 @@ def run_batch(llm: LLM, args: Any, budget: float, batch: int, seed: int) -> Row:
     }
 
 
-def with_ratios(rows: list[Row]) -> list[Row]:
-    """Adds how many times stock's throughput each row is, at the same batch."""
-    stock = {row["requests"]: row for row in rows if row["budget"] == 1}
-    return [
-        row
-        | {
-            "tokens/s / stock": round(
-                row["tokens/s"] / stock[row["requests"]]["tokens/s"], 2
-            )
-        }
-        for row in rows
-    ]
+def measure(llm: LLM, args: Any) -> list[Row]:
+    """A row a batch size and budget, with its bound and how many times stock's
+    throughput it and the bound are."""
+    watch = Stopwatch()
+    watch.watch(model_of(llm).vision_tower, "forward", "tower")
+    run_batch(llm, image_requests(args, 0.2, 1, seed=0), args.output_tokens)
+    budgets = [1.0, *(b for b in args.budgets if b != 1)]
+    steps = [(batch, budget) for batch in args.batches for budget in budgets]
+    rows: list[Row] = []
+    stock: Row = {}
+    tower = 0.0
+    for seed, (batch, budget) in enumerate(tqdm(steps, desc="throughput"), start=1):
+        watch.take()
+        requests = image_requests(args, budget, batch, seed)
+        row = {"budget": budget, **run_batch(llm, requests, args.output_tokens)}
+        bound = "-"
+        if budget == 1:
+            stock, tower = row, sum(watch.take()["tower"])
+        else:
+            texts = text_requests(row["prompt tokens"], batch, seed)
+            seconds = tower + run_batch(llm, texts, args.output_tokens)["seconds"]
+            bound = f"{stock['seconds'] / seconds:.2f}"
+        ratio = round(row["tokens/s"] / stock["tokens/s"], 2)
+        rows.append(row | {"tokens/s / stock": ratio, "bound / stock": bound})
+    return sorted(rows, key=lambda r: (-r["budget"], r["requests"]))
 
 
 def draw(rows: list[Row]) -> Figure:
@@ -145,14 +170,7 @@ def main() -> None:
         # One block is vLLM's own, for nothing.
         num_gpu_blocks_override=args.kv_tokens // args.block_size + 1,
     )
-    run_batch(llm, args, 0.2, 1, seed=0)
-    budgets = [1.0, *(b for b in args.budgets if b != 1)]
-    steps = [(batch, budget) for batch in args.batches for budget in budgets]
-    rows = [
-        run_batch(llm, args, budget, batch, seed)
-        for seed, (batch, budget) in enumerate(tqdm(steps, desc="throughput"), start=1)
-    ]
-    rows = with_ratios(sorted(rows, key=lambda r: (-r["budget"], r["requests"])))
+    rows = measure(llm, args)
     title = (
         f"{args.size} images, {args.output_tokens} tokens out, a KV cache of "
         f"{args.kv_tokens} tokens"

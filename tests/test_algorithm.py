@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests import oracle
-from vllm_hired.budget import allocate, kept_count, split_thumbnail
+from vllm_hired.budget import allocate, kept_count, most_full, split_thumbnail
 from vllm_hired.geometry import Geometry, ImageSizeError, image_geometry, index_tables
 from vllm_hired.merge import gather_kept
 from vllm_hired.selectors import SELECTORS, make_selector
@@ -136,6 +136,7 @@ def test_allocation_is_exact_and_equals_the_oracle(data: st.DataObject) -> None:
         torch.tensor(weights, dtype=torch.int64),
         torch.tensor(caps, dtype=torch.int64),
         total,
+        most_full(caps, total),
     ).tolist()
     assert sum(split) == total
     assert all(0 <= part <= cap for part, cap in zip(split, caps, strict=True))
@@ -165,13 +166,18 @@ def check_selection(case: Case, rho: str, alpha: str, seed: int, levels: int) ->
     selector = make_selector("hired")
     tables = index_tables(geometry, CPU)
     tiles = split_thumbnail(geometry, kept, Fraction(alpha))[1]
+    capacities = oracle.tile_capacities(layout)
+    assert tables.tile_capacity.tolist() == geometry.tile_capacities == capacities
     tile_split = allocate(
-        selector.tile_weights(scores, geometry), tables.tile_capacity, tiles
+        selector.tile_weights(scores, geometry),
+        tables.tile_capacity,
+        tiles,
+        most_full(capacities, tiles),
     )
     g = layout.g
     grids = to_grids(scores.init, g), to_grids(scores.final, g)
     assert tile_split.tolist() == oracle.shares(
-        oracle.tile_weights(layout, grids[0][0]), oracle.tile_capacities(layout), tiles
+        oracle.tile_weights(layout, grids[0][0]), capacities, tiles
     )
     chosen = selector.select(scores, geometry, kept, Fraction(alpha))
     assert [(i // g**2, i % g**2 // g, i % g) for i in chosen.tolist()] == (

@@ -48,3 +48,4 @@ def test_throughput(tmp_path: Path) -> None:
     # 1,776 and 345 visual tokens in a cache of 4,096.
     assert resident == {(1.0, 1): 1, (1.0, 4): 2, (0.2, 1): 1, (0.2, 4): 4}
     assert [row["preemptions"] for row in rows if row["budget"] == 0.2] == [0, 0]
+    assert [float(row["bound / stock"]) > 0 for row in rows[2:]] == [True, True]

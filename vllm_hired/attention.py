@@ -27,10 +27,19 @@ def cls_attention(query: Tensor, key: Tensor, num_heads: int, scale: float) -> T
     Returns:
         `[B, N]` float32.
     """
-    query_cls = query[:, 0].unflatten(-1, (num_heads, -1)).float()
-    keys = key.unflatten(-1, (num_heads, -1)).float()
-    logits = torch.einsum("bhd,bnhd->bhn", query_cls, keys) * scale
-    return logits.softmax(dim=-1).sum(dim=1)[:, 1:]
+
+    def score(query_cls: Tensor, key: Tensor) -> Tensor:
+        queries = query_cls.unflatten(-1, (num_heads, -1)).float()
+        keys = key.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+        # One copy of the keys, not two: to float32 and to the order of the product.
+        keys = keys.to(torch.float32, memory_format=torch.contiguous_format)
+        logits = (keys @ queries.unsqueeze(-1)).squeeze(-1) * scale
+        return logits.softmax(dim=-1).sum(dim=1)[:, 1:]
+
+    # A few partitions at a time: float32 keys of many would leave the CPU's caches,
+    # and cost memory.
+    parts = zip(query[:, 0].split(4), key.split(4), strict=True)
+    return torch.cat([score(*part) for part in parts])
 
 
 @contextmanager

@@ -5,7 +5,9 @@ split among tiles depends on content; it stays on the device, in exact integers,
 that every device and every tensor-parallel rank arrives at the same split.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -69,7 +71,12 @@ def whole_weights(scores: Tensor, bits: int) -> Tensor:
     return torch.ldexp(scores, (bits - exponent).double()).round()
 
 
-def allocate(weights: Tensor, capacity: Tensor, total: int) -> Tensor:
+def most_full(capacities: Sequence[int], total: int) -> int:
+    """How many tiles `total` tokens can fill at most: the smallest ones first."""
+    return sum(filled <= total for filled in accumulate(sorted(capacities)))
+
+
+def allocate(weights: Tensor, capacity: Tensor, total: int, rounds: int) -> Tensor:
     """Splits `total` in proportion to `weights`, none above its capacity.
 
     While a tile's share of what is left reaches its capacity, every such tile is
@@ -81,6 +88,8 @@ def allocate(weights: Tensor, capacity: Tensor, total: int) -> Tensor:
             max(total, capacity.max())` stays below `2 ** 63`.
         capacity: `[T]` int64.
         total: at most `capacity.sum()`.
+        rounds: at least how many tiles can be filled; see `most_full`. On a GPU the
+            operators of needless rounds cost more than their arithmetic.
 
     Returns:
         `[T]` int64 that sums to `total` exactly. Nothing is read back to the host.
@@ -92,8 +101,8 @@ def allocate(weights: Tensor, capacity: Tensor, total: int) -> Tensor:
         own = weights * is_open
         return torch.where(own.sum() > 0, own, capacity * is_open)
 
-    # Each round fills a tile or changes nothing, so as many rounds as tiles suffice.
-    for _ in range(len(capacity)):
+    # Each round fills a tile or changes nothing.
+    for _ in range(rounds):
         shares = open_weights()
         full = is_open & ((total - split.sum()) * shares >= capacity * shares.sum())
         split = torch.where(full, capacity, split)

@@ -9,7 +9,7 @@ from vllm_hired.selectors import SELECTORS
 
 PREFIX = "hired_"
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Raised whenever the same settings keep other tokens than before, so that a cache
 that outlives an upgrade never mixes the two."""
 

@@ -74,6 +74,22 @@ class Geometry:
         return self.num_selectable + self.height
 
     @property
+    def tile_capacities(self) -> list[int]:
+        """Valid patches of each tile, row-major; they sum to `V_sub`."""
+        g = self.patch_grid
+
+        def lengths(tiles: int, start: int, length: int) -> list[int]:
+            ends = (min(start + length, (tile + 1) * g) for tile in range(tiles))
+            return [max(0, e - max(start, t * g)) for t, e in enumerate(ends)]
+
+        columns = lengths(self.tile_cols, self.left, self.width)
+        return [
+            rows * cols
+            for rows in lengths(self.tile_rows, self.top, self.height)
+            for cols in columns
+        ]
+
+    @property
     def row_overlap(self) -> list[list[int]]:
         """`Oy`: `g x R` lengths, thumbnail rows by tile rows, in `1/g` patch."""
         return self._overlap(self.tile_rows, self.top, self.height)

@@ -7,7 +7,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from vllm_hired.budget import allocate, ranks, split_thumbnail
+from vllm_hired.budget import allocate, most_full, ranks, split_thumbnail
 from vllm_hired.geometry import Geometry, index_tables
 
 
@@ -59,7 +59,10 @@ class Selector(ABC):
         tables = index_tables(geometry, device)
         thumbnail, tiles = split_thumbnail(geometry, kept, alpha)
         split = allocate(
-            self.tile_weights(scores, geometry), tables.tile_capacity, tiles
+            self.tile_weights(scores, geometry),
+            tables.tile_capacity,
+            tiles,
+            most_full(geometry.tile_capacities, tiles),
         )
         quota = torch.nn.functional.pad(split, (1, 0), value=thumbnail)
 
