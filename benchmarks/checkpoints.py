@@ -1,4 +1,4 @@
-"""Writes LLaVA-NeXT checkpoints with random weights, or none, in the published layout.
+"""Writes LLaVA checkpoints with random weights, or none, in the published layout.
 
 HF transformers and vLLM load them like any other checkpoint. The dimensions are the
 caller's choice, up to the real ones; the weights mean nothing.
@@ -13,12 +13,19 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
+    AutoModelForImageTextToText,
+    CLIPImageProcessor,
     CLIPVisionConfig,
+    LlavaConfig,
     LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
     LlavaNextImageProcessor,
     LlavaNextProcessor,
+    LlavaProcessor,
+    PixtralImageProcessor,
+    PixtralProcessor,
+    PixtralVisionConfig,
     PreTrainedTokenizerFast,
+    SiglipVisionConfig,
 )
 
 CHAT_TEMPLATE = (
@@ -38,6 +45,8 @@ class Shape:
     """Dimensions of a checkpoint; the defaults are LLaVA-NeXT's vision geometry.
 
     Attributes:
+        architecture: HF model type: "llava_next", or "llava" (LLaVA-1.5).
+        tower: "clip"; of a "llava" also "siglip" and "pixtral", which have no [CLS].
         tile_size: side of a tile in pixels.
         patch_size: side of a patch in pixels.
         pinpoints: canvas sizes, (height, width) in pixels.
@@ -50,6 +59,8 @@ class Shape:
         feature_strategy: "default" (patches) or "full" (with [CLS]).
     """
 
+    architecture: str = "llava_next"
+    tower: str = "clip"
     tile_size: int = 336
     patch_size: int = 14
     pinpoints: tuple[tuple[int, int], ...] = REAL_PINPOINTS
@@ -85,6 +96,7 @@ _SEVEN_B = replace(
 )
 
 SHAPES = {
+    "llava-1.5-7b": replace(_SEVEN_B, architecture="llava"),
     "llava-next-7b": _SEVEN_B,
     "llava-next-13b": replace(
         _CLIP_LARGE,
@@ -121,7 +133,7 @@ def small(**changes: Any) -> Shape:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and the special tokens of a LLaVA checkpoint."""
+    """One token a byte, and the special tokens of a LLaVA or a Pixtral checkpoint."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(
         models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[])
@@ -133,23 +145,38 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens={
+            "image_token": "<image>",
+            "image_break_token": "<break>",
+            "image_end_token": "<end>",
+        },
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
 
-def make_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlavaNextConfig:
-    """The HF config of `shape`."""
-    vision = CLIPVisionConfig(
+def _tower_config(shape: Shape) -> Any:
+    configs: dict[str, tuple[Any, dict[str, Any]]] = {
+        "clip": (CLIPVisionConfig, {"projection_dim": shape.vision_hidden}),
+        "siglip": (SiglipVisionConfig, {"vision_use_head": False}),
+        "pixtral": (PixtralVisionConfig, {}),
+    }
+    config, options = configs[shape.tower]
+    return config(
         hidden_size=shape.vision_hidden,
         intermediate_size=shape.vision_intermediate or shape.vision_hidden * 2,
         num_attention_heads=shape.vision_heads,
         num_hidden_layers=shape.vision_layers,
         image_size=shape.tile_size,
         patch_size=shape.patch_size,
-        projection_dim=shape.vision_hidden,
+        **options,
     )
+
+
+def make_config(
+    shape: Shape, tokenizer: PreTrainedTokenizerFast
+) -> LlavaConfig | LlavaNextConfig:
+    """The HF config of `shape`."""
     text = AutoConfig.for_model(
         shape.backbone,
         hidden_size=shape.text_hidden,
@@ -165,14 +192,53 @@ def make_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlavaNextCo
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
     )
+    options: dict[str, Any] = {
+        "vision_config": _tower_config(shape),
+        "text_config": text,
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
+        "vision_feature_layer": shape.feature_layer,
+        "vision_feature_select_strategy": shape.feature_strategy,
+    }
+    if shape.architecture == "llava":
+        return LlavaConfig(architectures=["LlavaForConditionalGeneration"], **options)
     return LlavaNextConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_grid_pinpoints=[list(point) for point in shape.pinpoints],
-        vision_feature_layer=shape.feature_layer,
-        vision_feature_select_strategy=shape.feature_strategy,
         architectures=["LlavaNextForConditionalGeneration"],
+        image_grid_pinpoints=[list(point) for point in shape.pinpoints],
+        **options,
+    )
+
+
+def make_processor(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """The HF processor of `shape`."""
+    side = {"height": shape.tile_size, "width": shape.tile_size}
+    if shape.tower == "pixtral":
+        return PixtralProcessor(
+            image_processor=PixtralImageProcessor(
+                size={"longest_edge": shape.tile_size},
+                patch_size={"height": shape.patch_size, "width": shape.patch_size},
+            ),
+            tokenizer=tokenizer,
+            patch_size=shape.patch_size,
+            chat_template=CHAT_TEMPLATE,
+            image_token="<image>",
+            image_break_token="<break>",
+            image_end_token="<end>",
+        )
+    options: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "patch_size": shape.patch_size,
+        "vision_feature_select_strategy": shape.feature_strategy,
+        "num_additional_image_tokens": int(shape.tower == "clip"),
+        "chat_template": CHAT_TEMPLATE,
+    }
+    size = {"size": {"shortest_edge": shape.tile_size}, "crop_size": side}
+    if shape.architecture == "llava":
+        return LlavaProcessor(image_processor=CLIPImageProcessor(**size), **options)
+    return LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessor(
+            image_grid_pinpoints=[list(point) for point in shape.pinpoints], **size
+        ),
+        **options,
     )
 
 
@@ -193,24 +259,12 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int | None = 0) -> Path:
     if seed is not None:
         _write_weights(folder, config, seed)
     config.save_pretrained(folder)
-    side = {"height": shape.tile_size, "width": shape.tile_size}
-    LlavaNextProcessor(
-        image_processor=LlavaNextImageProcessor(
-            size={"shortest_edge": shape.tile_size},
-            crop_size=side,
-            image_grid_pinpoints=[list(point) for point in shape.pinpoints],
-        ),
-        tokenizer=tokenizer,
-        patch_size=shape.patch_size,
-        vision_feature_select_strategy=shape.feature_strategy,
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
-    ).save_pretrained(folder)
+    make_processor(shape, tokenizer).save_pretrained(folder)
     return folder
 
 
-def _write_weights(folder: Path, config: LlavaNextConfig, seed: int) -> None:
-    model = LlavaNextForConditionalGeneration(config)
+def _write_weights(folder: Path, config: Any, seed: int) -> None:
+    model = AutoModelForImageTextToText.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
@@ -219,19 +273,20 @@ def _write_weights(folder: Path, config: LlavaNextConfig, seed: int) -> None:
             with torch.no_grad():
                 parameter.normal_(0.0, scale, generator=generator)
     weights = {
-        published_name(name): tensor.contiguous()
+        published_name(name, config.vision_config.model_type): tensor.contiguous()
         for name, tensor in model.state_dict().items()
         if not name.endswith("position_ids")
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def published_name(name: str) -> str:
-    """A weight's name in published LLaVA-NeXT checkpoints, from HF's in memory."""
+def published_name(name: str, tower: str) -> str:
+    """A weight's name in published LLaVA checkpoints, from HF's in memory."""
     name = name.removeprefix("model.")
+    level = "" if tower == "pixtral" else "vision_model."
     for inner, published in (
         ("vision_tower.vision_model.", "vision_tower.vision_model."),
-        ("vision_tower.", "vision_tower.vision_model."),
+        ("vision_tower.", f"vision_tower.{level}"),
         ("language_model.", "language_model.model."),
         ("lm_head.", "language_model.lm_head."),
     ):

@@ -17,9 +17,11 @@ from tqdm import tqdm
 from vllm import LLM, SamplingParams
 
 from benchmarks.checkpoints import SHAPES, write_checkpoint
-from benchmarks.harness import as_table, model_of
-from benchmarks.picture import draw_kept, stack
+from benchmarks.harness import model_of
 from benchmarks.provenance import provenance
+from vllm_hired.geometry import model_geometry
+from vllm_hired.inspect.picture import draw_kept, stack
+from vllm_hired.tables import as_table
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "retina", "text")
 BUDGETS = (1.0, 0.4, 0.2)
@@ -69,7 +71,7 @@ def measure(
         seconds.append(time.perf_counter() - start)
     config = llm.llm_engine.model_config.hf_config
     prompt_ids = output.prompt_token_ids or []
-    (geometry,) = geometries(llm, image)
+    geometry = model_geometry(config, image.height, image.width)
     block_size = llm.llm_engine.vllm_config.cache_config.block_size
     return {
         "image": name,
@@ -84,10 +86,6 @@ def measure(
     }
 
 
-def geometries(llm: LLM, image: Image.Image) -> Any:
-    return model_of(llm).get_geometries({"image_sizes": [(image.height, image.width)]})
-
-
 def draw(llm: LLM, image: Image.Image, budget: float) -> Image.Image:
     """The engine's own choice of patches, over the picture."""
     processor = llm.llm_engine.renderer.get_mm_processor()
@@ -98,7 +96,8 @@ def draw(llm: LLM, image: Image.Image, budget: float) -> Image.Image:
     )
     (item,) = inputs["mm_kwargs"]["image"]
     pixels, count = item["pixel_values"].data, int(item["num_kept"].data)
-    (geometry,) = geometries(llm, image)
+    hf_config = llm.llm_engine.model_config.hf_config
+    geometry = model_geometry(hf_config, image.height, image.width)
     with torch.inference_mode():
         _, (kept,) = model_of(llm).select([pixels], [geometry], [count])
     normalisation = processor.info.get_hf_processor().image_processor

@@ -17,9 +17,9 @@ from vllm import LLM
 
 from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.provenance import provenance
+from vllm_hired.tables import Row, as_table
 
 RESULTS = Path(__file__).parent / "results"
-Row = dict[str, Any]
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
@@ -126,18 +126,6 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     ordered = sorted(values)
     middle = ordered[len(ordered) // 2]
     return f"{middle:.{digits}f} ({ordered[0]:.{digits}f} to {ordered[-1]:.{digits}f})"
-
-
-def as_table(rows: Sequence[Row]) -> str:
-    """Markdown, columns aligned."""
-    lines = [[*rows[0]], *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    padded = [
-        "| " + " | ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    ]
-    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
-    return "\n".join([padded[0], rule, *padded[1:]])
 
 
 def write_results(

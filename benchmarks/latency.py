@@ -16,7 +16,6 @@ from tqdm import tqdm
 from vllm import LLM, SamplingParams, TokensPrompt
 
 from benchmarks.harness import (
-    Row,
     Stopwatch,
     make_parser,
     model_of,
@@ -26,6 +25,7 @@ from benchmarks.harness import (
     start_engine,
     write_results,
 )
+from vllm_hired.tables import Row
 
 STAGES = ("image processing", "vision tower", "selection", "projector", "LLM prefill")
 

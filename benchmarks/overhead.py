@@ -19,12 +19,13 @@ from tqdm import tqdm
 from vllm import LLM
 
 from benchmarks import harness
-from benchmarks.harness import Row, now, spread
-from vllm_hired.attention import capture_cls_attention, cls_attention
+from benchmarks.harness import now, spread
+from vllm_hired.attention import capture_cls_attention
 from vllm_hired.budget import kept_count
 from vllm_hired.geometry import image_geometry
 from vllm_hired.merge import gather_kept
-from vllm_hired.selectors.base import ClsScores
+from vllm_hired.scores import ClsScores, cls_attention
+from vllm_hired.tables import Row
 
 CASES = {"1x1": (1, 1, 1), "1x2": (1, 1, 2), "2x2": (1, 2, 2)}
 CASES |= {"2 of 2x2": (2, 2, 2), "4 of 2x2": (4, 2, 2)}

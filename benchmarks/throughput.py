@@ -18,7 +18,6 @@ from tqdm import tqdm
 from vllm import LLM, SamplingParams, TokensPrompt
 
 from benchmarks.harness import (
-    Row,
     Stopwatch,
     make_parser,
     model_of,
@@ -27,6 +26,7 @@ from benchmarks.harness import (
     start_engine,
     write_results,
 )
+from vllm_hired.tables import Row
 
 
 def read_metrics(llm: LLM) -> dict[str, float]:

@@ -25,6 +25,12 @@ from tests.engine import ENGINE_OPTIONS
 from tests.reference import Reference
 from vllm_hired.config import SETTINGS, HiredConfigError
 
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llava_next": {},
+    "llava": {"architecture": "llava"},
+}
+"""What tests that hold for every architecture run over: changes to a small shape."""
+
 WriteCheckpoint = Callable[..., Path]
 MakeEngine = Callable[..., LLM]
 
@@ -47,6 +53,14 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint
 @pytest.fixture(scope="session")
 def checkpoint(make_checkpoint: WriteCheckpoint) -> Path:
     return make_checkpoint()
+
+
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def any_checkpoint(
+    make_checkpoint: WriteCheckpoint, request: pytest.FixtureRequest
+) -> Path:
+    """Of each architecture in turn."""
+    return make_checkpoint(**ARCHITECTURES[request.param])
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +90,14 @@ def engine(make_engine: MakeEngine, checkpoint: Path) -> LLM:
 
 
 @pytest.fixture(scope="session")
-def reference(checkpoint: Path) -> Reference:
-    return Reference(checkpoint)
+def any_engine(make_engine: MakeEngine, any_checkpoint: Path) -> LLM:
+    """The shared engine of each architecture."""
+    return make_engine(any_checkpoint, hired_budget=0.2, hired_max_budget=1.0)
+
+
+@pytest.fixture(scope="session")
+def reference(any_checkpoint: Path) -> Reference:
+    return Reference(any_checkpoint)
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vllm_hired.geometry import model_geometry
+
 ENGINE_OPTIONS: dict[str, Any] = {
     "dtype": "float32",
     "enforce_eager": True,
@@ -20,7 +22,9 @@ ENGINE_OPTIONS: dict[str, Any] = {
     "max_num_seqs": 8,
     "limit_mm_per_prompt": {"image": 3},
     # Engines live side by side; a whole GiB of KV cache each would fill the machine.
-    "num_gpu_blocks_override": 64,
+    "num_gpu_blocks_override": 256,
+    # So small that a prompt of LLaVA-1.5 fills one, to be found in the prefix cache.
+    "block_size": 32,
     "logprobs_mode": "raw_logits",
     "max_logprobs": -1,
 }
@@ -52,10 +56,11 @@ def kept_digest(model: Any) -> list[int]:
     """The patches that this worker keeps of one image, at a budget of 0.2."""
     generator = torch.Generator().manual_seed(1)
     side = model.config.vision_config.image_size
-    pixels = torch.rand((5, 3, side, side), generator=generator)
-    geometries = model.get_geometries({"image_sizes": [(2 * side, 2 * side)]})
-    tokens = geometries[0].num_partitions * geometries[0].patches_per_partition
-    _, (kept,) = model.select([pixels], geometries, [tokens // 5])
+    geometry = model_geometry(model.config, 2 * side, 2 * side)
+    shape = (geometry.num_partitions, 3, side, side)
+    pixels = torch.rand(shape, generator=generator)
+    tokens = geometry.num_partitions * geometry.patches_per_partition
+    _, (kept,) = model.select([pixels], [geometry], [tokens // 5])
     indices: list[int] = kept.tolist()
     return indices
 

@@ -9,6 +9,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.cache import MultiModalProcessorOnlyCache
 
 from tests import oracle
+from tests.reference import layout_of
 
 
 class FrontEnd:
@@ -49,15 +50,7 @@ class FrontEnd:
         return [r.length for r in ranges]
 
     def expected(self, image: Image.Image, budget: str, cap: int | None = None) -> int:
-        vision = self.hf_config.vision_config
-        layout = oracle.layout(
-            image.height,
-            image.width,
-            [tuple(point) for point in self.hf_config.image_grid_pinpoints],
-            vision.image_size,
-            vision.patch_size,
-        )
-        assert layout is not None
+        layout = layout_of(self.hf_config, image)
         return oracle.count(layout, budget, cap)
 
 

@@ -8,13 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers.models.llava_next.modeling_llava_next import (
+    get_anyres_image_grid_shape,
+    unpad_image,
+)
 
 from tests import oracle
 from vllm_hired.budget import allocate, kept_count, most_full, split_thumbnail
 from vllm_hired.geometry import Geometry, ImageSizeError, image_geometry, index_tables
 from vllm_hired.merge import gather_kept
+from vllm_hired.scores import ClsScores
 from vllm_hired.selectors import SELECTORS, make_selector
-from vllm_hired.selectors.base import ClsScores
 
 CPU = torch.device("cpu")
 REAL_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
@@ -115,6 +119,26 @@ def test_counts_equal_the_oracle_at_real_sizes(
 def test_counts_on_sizes_that_upstream_got_wrong(height: int, width: int) -> None:
     for rho in ("0.05", "0.2", "0.35", "0.999", "1"):
         check_counts(Case(height, width, REAL_PINPOINTS, 336, 14), rho, None, "0.5")
+
+
+@settings(max_examples=1500, deadline=None)
+@given(cases(24) | real_cases)
+def test_geometry_is_that_of_hf(case: Case) -> None:
+    """By HF's own functions, on a grid of indices."""
+    rows, cols = get_anyres_image_grid_shape(
+        (case.height, case.width), [list(p) for p in case.pinpoints], case.tile
+    )
+    g = case.tile // case.patch
+    canvas = torch.arange(rows * cols * g * g).view(1, rows * g, cols * g)
+    (valid,) = unpad_image(canvas, (case.height, case.width))
+    if valid.numel() == 0:
+        with pytest.raises(ImageSizeError, match="too long and thin"):
+            case.geometry()
+        return
+    geometry = case.geometry()
+    assert (geometry.tile_rows, geometry.tile_cols) == (rows, cols)
+    assert (geometry.height, geometry.width) == valid.shape
+    assert (geometry.top, geometry.left) == divmod(int(valid[0, 0]), cols * g)
 
 
 def test_budgets_are_the_decimals_that_the_user_wrote() -> None:

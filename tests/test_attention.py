@@ -10,13 +10,13 @@ from tests.reference import Reference
 from vllm_hired.attention import capture_cls_attention
 
 
-@pytest.fixture(scope="module")
-def model(engine: LLM) -> Any:
-    (model,) = engine.apply_model(lambda model: model)
+@pytest.fixture
+def model(any_engine: LLM) -> Any:
+    (model,) = any_engine.apply_model(lambda model: model)
     return model
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pixels(model: Any) -> torch.Tensor:
     side = model.config.vision_config.image_size
     return torch.randn((3, 3, side, side), generator=torch.Generator().manual_seed(0))
@@ -43,9 +43,11 @@ def test_equals_hf_at_every_layer(
 
 
 def test_images_in_several_forwards_give_the_same(
-    model: Any, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    engine: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each forward whole images, of at most so many tiles; the last one too large."""
+    (model,) = engine.apply_model(lambda model: model)
+    pixels = torch.randn((3, 3, 56, 56), generator=torch.Generator().manual_seed(0))
     sizes = torch.tensor([(56, 112), (56, 112), (56, 112), (112, 112)])
     images = [pixels, pixels + 1, pixels - 1, torch.cat((pixels, pixels[:2]))]
     inputs = {"image_sizes": sizes, "num_kept": torch.tensor([50, 40, 30, 20])}

@@ -35,20 +35,23 @@ def test_both_pass_twine_and_hold_the_whole_package(
 ) -> None:
     sdist, wheel = distributions
     run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
-    modules = {
-        str(path.relative_to(ROOT)) for path in (ROOT / "vllm_hired").rglob("*.py")
+    files = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "vllm_hired").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
     }
+    assert {"vllm_hired/py.typed", "vllm_hired/inspect/page.html"} <= files
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert modules | {"vllm_hired/py.typed"} <= names
+    assert files <= names
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)
     with tarfile.open(sdist) as source:
-        files = {name.partition("/")[2] for name in source.getnames()}
-    assert modules | {"README.md", "LICENSE", "setup.py"} <= files
+        sources = {name.partition("/")[2] for name in source.getnames()}
+    assert files | {"README.md", "LICENSE", "setup.py"} <= sources
 
 
 def test_the_wheel_installs_and_registers_elsewhere(
-    distributions: Sequence[Path], tmp_path: Path
+    distributions: Sequence[Path], checkpoint: Path, tmp_path: Path
 ) -> None:
     """In a clean environment that has vLLM; its dependencies are taken as they are."""
     run(sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv")
@@ -83,3 +86,7 @@ def test_the_wheel_installs_and_registers_elsewhere(
         "print('registered')\n"
     )
     assert run(python, "-c", code, site, cwd=tmp_path).endswith("registered\n")
+    options = ["--size", "112x112", "--budget", "0.2", "--csv"]
+    command = python.with_name("vllm-hired")
+    plan = run(command, "plan", checkpoint, *options, cwd=tmp_path)
+    assert plan.splitlines()[2].startswith("112x112,2x2,0.2,336,64,")

@@ -33,6 +33,11 @@ def front_end(checkpoint: Path) -> FrontEnd:
 
 
 @pytest.fixture(scope="module")
+def any_front_end(any_checkpoint: Path) -> FrontEnd:
+    return FrontEnd(any_checkpoint, limit_mm_per_prompt={"image": 4})
+
+
+@pytest.fixture(scope="module")
 def real_front_end(make_checkpoint: WriteCheckpoint) -> FrontEnd:
     """With LLaVA-NeXT's own vision geometry."""
     return FrontEnd(
@@ -60,9 +65,10 @@ def test_counts_on_sizes_that_upstream_got_wrong(
 )
 @given(data=st.data())
 def test_counts_of_any_images_at_any_budget_cached_or_not(
-    front_end: FrontEnd, data: st.DataObject
+    any_front_end: FrontEnd, data: st.DataObject
 ) -> None:
     """Budgets mixed over one shared cache: the second call answers from it."""
+    front_end = any_front_end
     cache = cache_for(front_end)
     sides = st.integers(20, 200)
     images = [
@@ -99,31 +105,32 @@ def test_images_carry_their_own_tiles_alone(front_end: FrontEnd) -> None:
     assert tiles == [3, 5]
 
 
-def test_without_dropping_inputs_are_stocks(checkpoint: Path) -> None:
+def test_without_dropping_inputs_are_stocks(any_checkpoint: Path) -> None:
     """Same hashes, same fields, same pixels whether unset, 1.0, or asked for."""
     image = noise_image(100, 80)
-    plain = FrontEnd(checkpoint)
+    plain = FrontEnd(any_checkpoint)
     unset = plain(image)
     for same in (
         plain(image, budget=1.0),
-        FrontEnd(checkpoint, hf_overrides={"hired_budget": 1.0})(image),
+        FrontEnd(any_checkpoint, hf_overrides={"hired_budget": 1.0})(image),
     ):
         assert same["mm_hashes"] == unset["mm_hashes"]
         assert same["prompt_token_ids"] == unset["prompt_token_ids"]
         (item,), (stock,) = same["mm_kwargs"]["image"], unset["mm_kwargs"]["image"]
-        assert set(item) == set(stock) == {"pixel_values", "image_sizes"}
+        assert set(item) == set(stock)
+        assert "num_kept" not in item
         assert torch.equal(item["pixel_values"].data, stock["pixel_values"].data)
 
 
-def test_hashes_tell_engine_defaults_and_requests_apart(checkpoint: Path) -> None:
+def test_hashes_tell_engine_defaults_and_requests_apart(any_checkpoint: Path) -> None:
     image = noise_image(100, 80)
     at = {
-        budget: FrontEnd(checkpoint, hf_overrides={"hired_budget": budget})(image)
+        budget: FrontEnd(any_checkpoint, hf_overrides={"hired_budget": budget})(image)
         for budget in (0.2, 0.4, 1.0)
     }
     hashes = [tuple(inputs["mm_hashes"]["image"]) for inputs in at.values()]
     assert len(set(hashes)) == 3
-    asked = FrontEnd(checkpoint)(image, budget=0.2)
+    asked = FrontEnd(any_checkpoint)(image, budget=0.2)
     assert asked["mm_hashes"] == at[0.2]["mm_hashes"]
 
 
@@ -145,9 +152,9 @@ def test_the_processor_is_loaded_once_for_all_budgets(front_end: FrontEnd) -> No
     ],
 )
 def test_memory_is_planned_for_the_largest_image_that_may_come(
-    checkpoint: Path, overrides: dict[str, Any]
+    any_checkpoint: Path, overrides: dict[str, Any]
 ) -> None:
-    front_end = FrontEnd(checkpoint, hf_overrides=overrides)
+    front_end = FrontEnd(any_checkpoint, hf_overrides=overrides)
     planned = get_mm_max_toks_per_item(front_end.processor, {"image": 1}, None)["image"]
     dummy = front_end.processor.get_dummy_mm_inputs({"image": 1})
     assert front_end.placeholders(dummy) == [planned]
@@ -201,8 +208,8 @@ def test_the_largest_image_depends_on_the_budget(
 
 
 @pytest.mark.parametrize("cap", [1, 40, 96, 10_000])
-def test_token_cap_bounds_every_image(checkpoint: Path, cap: int) -> None:
-    front_end = FrontEnd(checkpoint, hf_overrides={"hired_token_cap": cap})
+def test_token_cap_bounds_every_image(any_checkpoint: Path, cap: int) -> None:
+    front_end = FrontEnd(any_checkpoint, hf_overrides={"hired_token_cap": cap})
     for size in ((56, 56), (112, 112), (150, 40)):
         image = noise_image(*size)
         inputs = front_end(image)
@@ -215,8 +222,10 @@ REFUSED = [0, -0.2, 1.5, 0.5, float("nan"), float("inf"), True, "0.2", None, [0.
 
 
 @pytest.mark.parametrize("value", [value for value in REFUSED if value is not None])
-def test_bad_request_budgets_are_client_errors(checkpoint: Path, value: object) -> None:
-    front_end = FrontEnd(checkpoint, hf_overrides={"hired_budget": 0.4})
+def test_bad_request_budgets_are_client_errors(
+    any_checkpoint: Path, value: object
+) -> None:
+    front_end = FrontEnd(any_checkpoint, hf_overrides={"hired_budget": 0.4})
     with pytest.raises(VLLMValidationError, match="is not allowed") as refusal:
         front_end(noise_image(56, 56), budget=value)
     assert refusal.value.parameter == "hired_budget"
@@ -280,3 +289,27 @@ def test_budgets_are_read_as_decimals(real_front_end: FrontEnd) -> None:
     image = noise_image(672, 672)
     inputs = real_front_end(image, budget=0.35)
     assert num_kept(inputs) == [int(Fraction("0.35") * 2880)] == [1008]
+
+
+@pytest.mark.parametrize("tower", ["siglip", "pixtral"])
+def test_towers_without_cls_refuse_a_budget(
+    make_checkpoint: WriteCheckpoint, tower: str
+) -> None:
+    """At start-up where it is a setting, with HTTP 400 where a request asks."""
+    folder = make_checkpoint(architecture="llava", tower=tower, feature_strategy="full")
+    with expect_refusal(match="only CLIP towers"):
+        FrontEnd(folder, hf_overrides={"hired_budget": 0.2})
+    front_end = FrontEnd(folder)
+    image = noise_image(56, 56)
+    with pytest.raises(VLLMValidationError, match="only CLIP towers"):
+        front_end(image, budget=0.2)
+    assert front_end(image, budget=1.0)["mm_hashes"] == front_end(image)["mm_hashes"]
+
+
+def test_llava_crops_to_one_partition(make_checkpoint: WriteCheckpoint) -> None:
+    """The paper's low-resolution case, at its real size."""
+    folder = make_checkpoint(architecture="llava", tile_size=336, patch_size=14)
+    front_end = FrontEnd(folder)
+    for size in ((672, 672), (300, 1000), (20, 20), (1, 3000)):
+        inputs = front_end(noise_image(*size), budget=0.2)
+        assert num_kept(inputs) == front_end.placeholders(inputs) == [115]

@@ -2,13 +2,18 @@
 
 __version__ = "0.1.0"
 
-_LLAVA_NEXT = "vllm_hired.models.llava_next:HiredLlavaNextForConditionalGeneration"
+_SERVED = {
+    "LlavaNextForConditionalGeneration": "vllm_hired.models.llava_next",
+    "LlavaForConditionalGeneration": "vllm_hired.models.llava",
+}
+"""Upstream's architecture -> the module of our class, called `Hired...` after it."""
 
+# Under both names: asked for by ours, a model fails to load where the plugin is
+# missing, instead of being served as stock.
 MODELS = {
-    "LlavaNextForConditionalGeneration": _LLAVA_NEXT,
-    # Asked for by name, this one fails to load where the plugin is missing, instead
-    # of serving the stock model.
-    "HiredLlavaNextForConditionalGeneration": _LLAVA_NEXT,
+    name: f"{module}:Hired{upstream}"
+    for upstream, module in _SERVED.items()
+    for name in (upstream, f"Hired{upstream}")
 }
 """Architecture in a checkpoint's config -> `module:Class`, imported when served."""
 

@@ -1,17 +1,15 @@
-"""Image size -> tile grid and valid rectangle, by the functions that HF and vLLM use.
+"""Image size -> tile grid and valid rectangle, as HF and vLLM find them.
 
 Nothing here depends on an image's content, so all of it is cached.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.llava_next.modeling_llava_next import (
-    get_anyres_image_grid_shape,
-    unpad_image,
-)
 
 
 class ImageSizeError(ValueError):
@@ -147,6 +145,9 @@ def image_geometry(
 ) -> Geometry:
     """Geometry of a LLaVA-NeXT image.
 
+    What transformers' `get_anyres_image_grid_shape` and `unpad_image` give, in the same
+    floating-point arithmetic, without their modules, which take seconds to import.
+
     Args:
         image_height: pixels of the original image.
         image_width: likewise.
@@ -164,22 +165,72 @@ def image_geometry(
             "both sides must be at least 1"
         )
     g = tile_size // patch_size
-    tile_rows, tile_cols = get_anyres_image_grid_shape(
-        (image_height, image_width), [list(point) for point in pinpoints], tile_size
-    )
-    canvas_width = tile_cols * g
-    # On the CPU whatever the caller's default device, so that nothing synchronises.
-    canvas = torch.arange(tile_rows * g * canvas_width, device="cpu")
-    canvas = canvas.view(1, -1, canvas_width)
-    valid = unpad_image(canvas, (image_height, image_width))[0]
-    if valid.numel() == 0:
+
+    def fit(canvas: tuple[int, int]) -> tuple[int, int]:
+        """Pixels of the image that the canvas shows, and (negative) those it wastes."""
+        scale = min(canvas[1] / image_width, canvas[0] / image_height)
+        shown = int(image_width * scale) * int(image_height * scale)
+        shown = min(shown, image_width * image_height)
+        return shown, shown - canvas[0] * canvas[1]
+
+    tile_rows, tile_cols = (side // tile_size for side in max(pinpoints, key=fit))
+    height, width = tile_rows * g, tile_cols * g
+    top = left = 0
+    if image_width / image_height > width / height:
+        top = (height - _rounded(image_height * (width / image_width))) // 2
+    else:
+        left = (width - _rounded(image_width * (height / image_height))) // 2
+    if 2 * top >= height or 2 * left >= width:
         raise ImageSizeError(
             f"an image of {image_width}x{image_height} pixels is too long and thin: "
-            f"its shorter side is under one patch of the canvas of {canvas_width}x"
-            f"{tile_rows * g} patches; crop it"
+            f"its shorter side is under one patch of the canvas of {width}x{height} "
+            "patches; crop it"
         )
-    top, left = divmod(int(valid[0, 0]), canvas_width)
-    return Geometry(g, tile_rows, tile_cols, top, left, *valid.shape)
+    return Geometry(
+        g, tile_rows, tile_cols, top, left, height - 2 * top, width - 2 * left
+    )
+
+
+def _rounded(patches: float) -> int:
+    """Whole patches; rounded first, so that 11.999999999 counts as 12."""
+    return int(round(patches, 7))
+
+
+def model_geometry(hf_config: Any, image_height: int, image_width: int) -> Geometry:
+    """Geometry of an image in a model: tiles where it has `image_grid_pinpoints`
+    (LLaVA-NeXT), one partition whatever the size where it has not (LLaVA-1.5).
+
+    Raises:
+        ImageSizeError: see `image_geometry`.
+    """
+    vision = hf_config.vision_config
+    pinpoints = getattr(hf_config, "image_grid_pinpoints", None)
+    if pinpoints is None:
+        return Geometry(vision.image_size // vision.patch_size)
+    return image_geometry(
+        image_height,
+        image_width,
+        tuple(map(tuple, pinpoints)),
+        vision.image_size,
+        vision.patch_size,
+    )
+
+
+def input_geometries(hf_config: Any, inputs: Mapping[str, Any]) -> list[Geometry]:
+    """Geometry of each image of HF's processed `inputs`: from `image_sizes`, (height,
+    width) a row, on the CPU, where the model has them."""
+    side = hf_config.vision_config.image_size
+    sizes = inputs.get("image_sizes")
+    if sizes is None:
+        sizes = [(side, side)] * len(inputs["pixel_values"])
+    return [model_geometry(hf_config, int(h), int(w)) for h, w in sizes]
+
+
+def largest_image_sizes(hf_config: Any) -> list[tuple[int, int]]:
+    """(height, width) of images that fill a canvas each, with all its patches."""
+    side = hf_config.vision_config.image_size
+    pinpoints = getattr(hf_config, "image_grid_pinpoints", None)
+    return [(side, side)] if pinpoints is None else [tuple(p) for p in pinpoints]
 
 
 @lru_cache(maxsize=512)

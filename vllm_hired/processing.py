@@ -4,8 +4,7 @@ Mixins over upstream's processing info and processor, the same for every archite
 `vllm_hired.models` puts them together.
 """
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -30,7 +29,14 @@ from vllm.multimodal.processing import (
 
 from vllm_hired.budget import kept_count
 from vllm_hired.config import PREFIX, HiredConfig, HiredConfigError, read_budget
-from vllm_hired.geometry import Geometry, ImageSizeError
+from vllm_hired.geometry import (
+    Geometry,
+    ImageSizeError,
+    input_geometries,
+    largest_image_sizes,
+    model_geometry,
+)
+from vllm_hired.metrics import count_admitted_images, remember_stock_tokens
 
 
 def _hired_keys(kwargs: Mapping[str, object]) -> list[str]:
@@ -81,13 +87,13 @@ class HiredProcessingInfoMixin(BaseProcessingInfo):
                 "for instance --hf-overrides hired_budget=0.2",
             )
 
-    @abstractmethod
-    def get_geometries(self, processed_data: Mapping[str, Any]) -> list[Geometry]:
-        """Geometry of each image that HF's processor put into `processed_data`."""
-
-    @abstractmethod
     def get_largest_images(self) -> Mapping[ImageSize, Geometry]:
         """Image sizes among which is one with most tokens, whatever the budget."""
+        hf_config = self.get_hf_config()
+        return {
+            ImageSize(width, height): model_geometry(hf_config, height, width)
+            for height, width in largest_image_sizes(hf_config)
+        }
 
     def get_num_kept(self, geometry: Geometry, budget: Fraction) -> int:
         """`K` of an image."""
@@ -135,6 +141,10 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
     they carry nothing of ours and every hash equals stock vLLM's.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        count_admitted_images()
+
     def apply(
         self, inputs: ProcessorInputs, timing_ctx: TimingContext
     ) -> MultiModalInput:
@@ -151,16 +161,40 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         try:
             budget = self.info.hired.request_budget(requested)
             _refuse_empty_images(inputs.mm_data_items)
-            if self.info.hired.is_active(budget):
+            is_active = self.info.hired.is_active(budget)
+            if is_active:
                 kwargs |= self.info.hired.cache_key(budget)
             inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
-            return super().apply(inputs, timing_ctx)
+            result = super().apply(inputs, timing_ctx)
         except HiredConfigError as error:
             raise VLLMValidationError(
                 str(error), parameter=error.setting, value=error.value
             ) from error
         except ImageSizeError as error:
             raise VLLMValidationError(str(error), parameter="image") from error
+        remember_stock_tokens(
+            self._stock_tokens(inputs.mm_data_items, result, is_active)
+        )
+        return result
+
+    def _stock_tokens(
+        self, mm_items: MultiModalDataItems, result: MultiModalInput, is_active: bool
+    ) -> Iterator[tuple[str, int]]:
+        """(vLLM's hash, visual tokens without dropping) of each image that was sent."""
+        for modality, items in mm_items.items():
+            hashes = result["mm_hashes"][modality]
+            ranges = result["mm_placeholders"][modality]
+            for i, (mm_hash, kept) in enumerate(zip(hashes, ranges, strict=True)):
+                if not (is_active and isinstance(items, ImageProcessorItems)):
+                    yield mm_hash, kept.get_num_embeds()
+                elif items.get(i) is not None:  # not named by its uuid alone
+                    size = items.get_image_size(i)
+                    yield (
+                        mm_hash,
+                        self.info.get_num_image_tokens(
+                            image_width=size.width, image_height=size.height
+                        ),
+                    )
 
     def get_dummy_inputs(
         self,
@@ -187,12 +221,15 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         if "hired_budget" not in hf_processor_mm_kwargs or "pixel_values" not in data:
             return data
         budget = read_budget(hf_processor_mm_kwargs["hired_budget"])
-        geometries = self.info.get_geometries(data)
-        side = self.info.get_hf_config().vision_config.image_size
+        hf_config = self.info.get_hf_config()
+        geometries = input_geometries(hf_config, data)
+        side = hf_config.vision_config.image_size
         trimmed = []
         for padded, geometry in zip(data["pixel_values"], geometries, strict=True):
-            pixels = padded[: geometry.num_partitions]
-            if pixels.shape != (geometry.num_partitions, 3, side, side):
+            shape = (geometry.num_partitions, 3, side, side)
+            # Without tiles there is no dimension of partitions either.
+            pixels = padded[: shape[0]] if padded.ndim == len(shape) else padded
+            if pixels.shape != shape[-pixels.ndim :]:
                 raise VLLMValidationError(
                     f"an image became {tuple(pixels.shape)}, not the "
                     f"{geometry.num_partitions} tiles of {side}x{side} pixels that "

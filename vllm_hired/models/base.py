@@ -1,7 +1,6 @@
 """vLLM's worker side: pixels -> kept embeddings. The same for every architecture."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,13 +9,19 @@ from torch import Tensor
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.model_executor.models.interfaces import SupportsMultiModal
+from vllm.multimodal.inputs import MultiModalKwargsItem
 
 from vllm_hired.attention import capture_cls_attention
 from vllm_hired.config import HiredConfig, HiredConfigError
-from vllm_hired.geometry import Geometry
+from vllm_hired.geometry import (
+    Geometry,
+    input_geometries,
+    largest_image_sizes,
+    model_geometry,
+)
 from vllm_hired.merge import gather_kept
+from vllm_hired.scores import ClsScores
 from vllm_hired.selectors import make_selector
-from vllm_hired.selectors.base import ClsScores
 
 # Under "vllm", where vLLM has set up its handlers.
 logger = init_logger(f"vllm.{__name__}")
@@ -34,7 +39,8 @@ class HiredModelMixin(SupportsMultiModal):
         self.hired = HiredConfig.from_hf_config(self.config)
         self.selector = make_selector(self.hired.selector)
         vision = self.config.vision_config
-        patches = (vision.image_size // vision.patch_size) ** 2
+        self.one_partition = Geometry(vision.image_size // vision.patch_size)
+        patches = self.one_partition.patches_per_partition
         scheduler = vllm_config.scheduler_config
         # vLLM packs images into a call by the tokens they keep, so a small budget
         # packs many more tiles than memory was profiled for.
@@ -66,10 +72,6 @@ class HiredModelMixin(SupportsMultiModal):
             else "stock path unless a request sets hired_budget",
         )
 
-    @abstractmethod
-    def get_geometries(self, inputs: Mapping[str, Any]) -> list[Geometry]:
-        """Geometry of each image of a call."""
-
     def embed_multimodal(self, **kwargs: Any) -> list[Tensor]:
         """Gives exactly `num_kept` rows for each image that carries it."""
         num_kept = kwargs.pop("num_kept", None)
@@ -81,7 +83,7 @@ class HiredModelMixin(SupportsMultiModal):
             return list(super().embed_multimodal(**kwargs))
 
         counts = [int(count) for count in num_kept]
-        geometries = self.get_geometries(kwargs)
+        geometries = input_geometries(self.config, kwargs)
         dropping: list[int] = []
         whole: list[int] = []
         for image, geometry in enumerate(geometries):
@@ -134,7 +136,7 @@ class HiredModelMixin(SupportsMultiModal):
         """Encodes images in one tower forward and chooses the patches to keep.
 
         Args:
-            pixel_values: per image `[P, 3, H, W]`.
+            pixel_values: per image `[P, 3, H, W]`, or `[3, H, W]` where P is 1.
             geometries: per image.
             counts: `K` per image.
 
@@ -143,10 +145,11 @@ class HiredModelMixin(SupportsMultiModal):
             in sequence order.
         """
         hired = self.hired
+        tiles = [image.view(-1, *image.shape[-3:]) for image in pixel_values]
         layers = {hired.init_layer, hired.final_layer}
         with capture_cls_attention(self.vision_tower, layers) as captured:
             features = self._image_pixels_to_features(
-                self.vision_tower, torch.cat(pixel_values)
+                self.vision_tower, torch.cat(tiles)
             )
         partitions = [geometry.num_partitions for geometry in geometries]
         init, final = (
@@ -160,6 +163,50 @@ class HiredModelMixin(SupportsMultiModal):
             )
         ]
         return features, kept
+
+    def get_mm_lora_token_counts(
+        self,
+        *,
+        modality: str,
+        mm_kwargs: MultiModalKwargsItem | None,
+        num_mm_embeds: int,
+    ) -> tuple[int, int | None]:
+        """Counts what the tower encodes, [CLS] included, and what the projector sees
+        of kept tokens.
+
+        With no image given, bounds the tower's by images of one embedding each, as
+        many as can be scheduled together; the projector sees an image's kept tokens,
+        or, if it stays whole, under `P` times its embeddings.
+        """
+        tower, connector = super().get_mm_lora_token_counts(
+            modality=modality, mm_kwargs=mm_kwargs, num_mm_embeds=num_mm_embeds
+        )
+        if self.hired.unsupported is not None:
+            return tower, connector
+        if mm_kwargs is None:
+            largest = max(
+                (
+                    model_geometry(self.config, *s)
+                    for s in largest_image_sizes(self.config)
+                ),
+                key=lambda geometry: geometry.num_partitions,
+            )
+            images = min(num_mm_embeds, self.max_images_per_batch)
+            return images * _encoded(largest), largest.num_partitions * num_mm_embeds
+        if "pixel_values" not in mm_kwargs:
+            return tower, connector
+        if "num_kept" not in mm_kwargs:
+            # Upstream forgets the [CLS] of LLaVA-1.5's one partition.
+            return max(tower, _encoded(self.one_partition)), connector
+        image = {key: [field.data] for key, field in mm_kwargs.items()}
+        (geometry,) = input_geometries(self.config, image)
+        is_whole = num_mm_embeds == geometry.num_stock_tokens
+        return _encoded(geometry), connector if is_whole else num_mm_embeds
+
+
+def _encoded(geometry: Geometry) -> int:
+    """Tokens of an image in the tower, a [CLS] a partition among them."""
+    return geometry.num_partitions * (geometry.patches_per_partition + 1)
 
 
 def _has_tower_lora(vllm_config: VllmConfig) -> bool:

@@ -8,6 +8,10 @@ if TYPE_CHECKING:
 
 SELECTORS = {
     "hired": "vllm_hired.selectors.hired:HiredSelector",
+    "even": "vllm_hired.selectors.even:EvenSelector",
+    "thumbnail": "vllm_hired.selectors.thumbnail:ThumbnailSelector",
+    "uniform": "vllm_hired.selectors.uniform:UniformSelector",
+    "random": "vllm_hired.selectors.random:RandomSelector",
 }
 """Name (the value of `hired_selector`) -> `module:Class`, imported when used."""
 

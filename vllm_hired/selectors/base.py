@@ -1,7 +1,6 @@
 """What all selection methods share: masks, exact counts and sequence order."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -9,23 +8,20 @@ from torch import Tensor
 
 from vllm_hired.budget import allocate, most_full, ranks, split_thumbnail
 from vllm_hired.geometry import Geometry, index_tables
-
-
-@dataclass(frozen=True)
-class ClsScores:
-    """[CLS] attention that one image's patches receive, summed over heads.
-
-    Attributes:
-        init: `[P, N]` float32, from the init layer.
-        final: `[P, N]` float32, from the final layer.
-    """
-
-    init: Tensor
-    final: Tensor
+from vllm_hired.scores import ClsScores
 
 
 class Selector(ABC):
-    """A method gives tile weights and token scores; the rest is common."""
+    """A method gives tile weights and token scores; the rest is common.
+
+    Neither depends on the budget.
+
+    Attributes:
+        fixed_alpha: the thumbnail's share where a method does not leave it to
+            `hired_alpha`.
+    """
+
+    fixed_alpha: Fraction | None = None
 
     @abstractmethod
     def tile_weights(self, scores: ClsScores, geometry: Geometry) -> Tensor:
@@ -57,6 +53,7 @@ class Selector(ABC):
         """
         device = scores.final.device
         tables = index_tables(geometry, device)
+        alpha = alpha if self.fixed_alpha is None else self.fixed_alpha
         thumbnail, tiles = split_thumbnail(geometry, kept, alpha)
         split = allocate(
             self.tile_weights(scores, geometry),

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from vllm_hired.budget import weight_bits, whole_weights
 from vllm_hired.geometry import Geometry, index_tables
-from vllm_hired.selectors.base import ClsScores, Selector
+from vllm_hired.scores import ClsScores
+from vllm_hired.selectors.base import Selector
 
 
 class HiredSelector(Selector):

@@ -6,7 +6,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from vllm_hired.config import HiredConfig
 from vllm_hired.geometry import Geometry, index_tables
+from vllm_hired.inspect.tower import Inspection
 
 GAP = 12
 CAPTION = 30
@@ -79,3 +81,22 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
         page.paste(picture, (0, top))
         top += picture.height
     return page
+
+
+def draw_inspection(
+    inspection: Inspection, configs: Sequence[HiredConfig]
+) -> Image.Image:
+    """`draw_kept` for each of the settings."""
+    return stack(
+        [
+            draw_kept(
+                inspection.tiles,
+                inspection.geometry,
+                inspection.select(config),
+                f"{inspection.name}, hired_budget={float(config.budget)}: "
+                f"{inspection.kept_count(config)} of "
+                f"{inspection.geometry.num_stock_tokens} visual tokens",
+            )
+            for config in configs
+        ]
+    )

@@ -1,0 +1,242 @@
+"""`vllm-hired plan`: its counts against the engine's front end, its arithmetic against
+torch's own counter, its refusals."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.checkpoints import (
+    REAL_PINPOINTS,
+    SHAPES,
+    make_config,
+    make_tokenizer,
+    small,
+    write_checkpoint,
+)
+from tests.conftest import ARCHITECTURES, WriteCheckpoint
+from tests.engine import noise_image
+from tests.front_end import FrontEnd
+from tests.reference import Reference
+from vllm_hired.cli import main
+from vllm_hired.cost import llm_flops, partition_flops, projector_flops
+
+
+def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    assert main(["plan", *arguments, "--json"]) == 0
+    rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return rows
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def real(
+    make_checkpoint: WriteCheckpoint, request: pytest.FixtureRequest
+) -> tuple[str, FrontEnd]:
+    """A checkpoint with the real vision geometry, and its front end."""
+    folder = make_checkpoint(
+        tile_size=336,
+        patch_size=14,
+        pinpoints=REAL_PINPOINTS,
+        **ARCHITECTURES[request.param],
+    )
+    return str(folder), FrontEnd(folder)
+
+
+@settings(
+    max_examples=10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_counts_are_the_engines(
+    real: tuple[str, FrontEnd],
+    capsys: pytest.CaptureFixture[str],
+    data: st.DataObject,
+) -> None:
+    """Twenty random sizes an example, 200 in all, each whole and at a random budget."""
+    folder, front_end = real
+    side = st.integers(40, 1500)
+    sizes = data.draw(st.lists(st.tuples(side, side), min_size=20, max_size=20))
+    budget = data.draw(st.integers(1, 99)) / 100
+    names = [f"{width}x{height}" for width, height in sizes]
+    rows = plan(capsys, folder, "--size", *names, "--budget", str(budget))
+    by_size = {(row["size"], row["budget"]): row["kept tokens"] for row in rows}
+    for size, name in zip(sizes, names, strict=True):
+        image = Image.new("RGB", size)
+        for asked, label in ((1.0, "stock"), (budget, budget)):
+            counts = front_end.placeholders(front_end(image, budget=asked))
+            assert counts == [by_size[name, label]], name
+
+
+def test_operations_are_those_that_torch_counts(checkpoint: Path) -> None:
+    """Matrix products of HF's modules; its attention is not causal, ours is."""
+    reference = Reference(checkpoint)
+    model, config = reference.model.model, reference.model.config
+    vision, text = config.vision_config, config.text_config
+    tower = model.vision_tower
+    inner = getattr(tower, "vision_model", tower)
+    inner.encoder.layers = inner.encoder.layers[:3]  # what vLLM builds at layer -2
+
+    def count(call: Any) -> int:
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            call()
+        return int(counter.get_total_flops())
+
+    side = vision.image_size
+    assert count(lambda: tower(torch.rand(1, 3, side, side))) == (
+        partition_flops(config)
+    )
+    features = torch.rand(10, vision.hidden_size)
+    assert count(lambda: model.multi_modal_projector(features)) == (
+        projector_flops(config, 10)
+    )
+    tokens = 50
+    ids = torch.zeros((1, tokens), dtype=torch.long)
+    embeddings = reference.model.get_input_embeddings()(ids)
+    future = tokens * tokens - tokens * (tokens + 1) // 2
+    assert count(
+        lambda: reference.model(inputs_embeds=embeddings, logits_to_keep=1)
+    ) == (
+        llm_flops(text, tokens) + 4 * future * text.hidden_size * text.num_hidden_layers
+    )
+
+
+def test_the_published_7b(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Figures that can be checked by hand."""
+    folder = write_checkpoint(tmp_path, SHAPES["llava-next-7b"], seed=None)
+    options = ["--kv-cache-gib", "4", "--text-tokens", "31", "--block-size", "128"]
+    stock, kept = plan(
+        capsys, str(folder), "--size", "672x672", "--budget", "0.2", *options
+    )
+    assert (stock["kept tokens"], kept["kept tokens"]) == (2928, 576)
+    # 32 layers of keys and values of 4,096 numbers of 2 bytes: 512 KiB a token.
+    assert kept["KV bytes/image"] == 576 * 2**19
+    assert kept["KV bytes/request"] == 5 * 128 * 2**19
+    # 64 blocks; 2,959 tokens need 24 of them, 607 need 5.
+    assert (stock["requests at once"], kept["requests at once"]) == (2, 12)
+    assert 4 < kept["arithmetic bound"] < 5
+    assert stock["tower FLOPs"] == kept["tower FLOPs"]
+    assert stock["projector FLOPs"] == 5 * kept["projector FLOPs"]
+
+
+def test_grouped_queries_need_less(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path, SHAPES["llava-next-mistral-7b"], seed=None)
+    (_, kept) = plan(capsys, str(folder), "--size", "672x672", "--budget", "0.2")
+    assert kept["KV bytes/image"] == 576 * 2**19 // 4
+
+
+def test_images_and_folders(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    for name in ("a.png", "b.JPG"):
+        noise_image(112, 56).save(tmp_path / name)
+    noise_image(60, 60).save(tmp_path / "c.webp")
+    (tmp_path / "notes.txt").write_text("no image")
+    rows = plan(capsys, str(checkpoint), "--images", str(tmp_path), "--budget", "0.5")
+    assert [(r["images"], r["size"], r["budget"]) for r in rows] == [
+        (2, "112x56", "stock"),
+        (2, "112x56", 0.5),
+        (1, "60x60", "stock"),
+        (1, "60x60", 0.5),
+    ]
+    arguments = ["plan", str(checkpoint), "--size", "60x60", "0100x20"]
+    assert main([*arguments, "--csv"]) == 0
+    table = [*csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    assert [row["size"] for row in table[::4]] == ["60x60", "100x20"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.count("\n|") == 9
+
+
+def test_a_cap(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
+    rows = plan(capsys, str(checkpoint), "--size", "112x112", "--token-cap", "40")
+    assert [row["kept tokens"] for row in rows] == [336, 40, 40, 32]
+
+
+def test_a_process_of_its_own_needs_no_vllm(checkpoint: Path) -> None:
+    code = (
+        "import sys; from vllm_hired.cli import main; "
+        f"main(['plan', {str(checkpoint)!r}, '--size', '1024x768']); "
+        "assert 'vllm' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1024x768" in done.stdout
+
+
+SIGLIP = small(architecture="llava", tower="siglip", feature_strategy="full")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["MODEL"], "no image size"),
+        (["MODEL", "--size", "0x5"], "--size 0x5: it must be WIDTHxHEIGHT"),
+        (["MODEL", "--size", "axb"], "--size axb: it must be WIDTHxHEIGHT"),
+        (["MODEL", "--size", "5"], "it must be WIDTHxHEIGHT"),
+        (["MODEL", "--size", "1x5 "], "it must be WIDTHxHEIGHT"),
+        (["MODEL", "--size", "1x3000"], "too long and thin"),
+        (["MODEL", "--size", "9x9", "--budget", "1.5"], "hired_budget=1.5 is not"),
+        (["MODEL", "--size", "9x9", "--budget", "nan"], "hired_budget=nan is not"),
+        (["MODEL", "--size", "9x9", "--token-cap", "0"], "hired_token_cap=0 is not"),
+        (["MODEL", "--size", "9x9", "--kv-cache-gib", "0"], "it must be above 0"),
+        (["MODEL", "--images", "FILE"], "cannot identify image file"),
+        (["MODEL", "--images", "EMPTY"], "no image in this folder"),
+        (["MODEL", "--images", "EMPTY/none.png"], "No such file"),
+        (["EMPTY", "--size", "9x9"], "no checkpoint: it has no config.json"),
+        (["BROKEN", "--size", "9x9"], "neither a directory with a config.json"),
+        (["no/such-model", "--size", "9x9"], "neither a directory with a config"),
+        (["LLM", "--size", "9x9"], "is LlamaForCausalLM; vllm_hired serves"),
+        (["SIGLIP", "--size", "9x9"], "only CLIP towers"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str],
+    make_checkpoint: WriteCheckpoint,
+    tmp_path: Path,
+    arguments: list[str],
+    said: str,
+) -> None:
+    names = {
+        "MODEL": make_checkpoint(
+            tile_size=336, patch_size=14, pinpoints=REAL_PINPOINTS
+        ),
+        "EMPTY": tmp_path / "empty",
+        "BROKEN": tmp_path / "broken",
+        "LLM": tmp_path / "llm",
+        "SIGLIP": tmp_path / "siglip",
+        "FILE": tmp_path / "text.png",
+    }
+    for name in ("EMPTY", "BROKEN", "LLM"):
+        names[name].mkdir()
+    (names["BROKEN"] / "config.json").write_text("{")
+    config = make_config(SIGLIP, make_tokenizer())
+    config.save_pretrained(names["SIGLIP"])
+    (names["LLM"] / "config.json").write_text(
+        '{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
+    )
+    names["FILE"].write_text("no image")
+    filled = [
+        str(names[head] / rest) if (head := word.partition("/")[0]) in names else word
+        for word in arguments
+        for rest in [word.partition("/")[2]]
+    ]
+    assert main(["plan", *filled]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("vllm-hired: ")
+    assert captured.err.count("\n") == 1
+    assert said in captured.err

@@ -1,0 +1,90 @@
+"""The page that selects again in the browser, from scores that it carries."""
+
+import base64
+import io
+import json
+import sys
+from importlib.resources import files
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vllm_hired.config import HiredConfig
+from vllm_hired.inspect.tower import Inspection
+from vllm_hired.selectors import SELECTORS, make_selector
+
+
+def render_page(inspection: Inspection, hired: HiredConfig) -> str:
+    """One HTML file that needs no network; `hired` is where its controls start."""
+    template = files("vllm_hired.inspect").joinpath("page.html").read_text("utf-8")
+    # "</" would end the script element that holds the data.
+    data = json.dumps(page_data(inspection, hired)).replace("</", "<\\/")
+    return template.replace("__HIRED_DATA__", data)
+
+
+def page_data(inspection: Inspection, hired: HiredConfig) -> dict[str, Any]:
+    """What the page's script reads. Budget and alpha are whole percents there."""
+    geometry, scores = inspection.geometry, inspection.scores
+    names = (
+        "patch_grid", "tile_rows", "tile_cols", "top", "left", "height", "width"
+    )  # fmt: skip
+    return {
+        "format": 1,
+        "name": inspection.name,
+        "model": inspection.model,
+        "width": inspection.width,
+        "height": inspection.height,
+        "thumbnail": as_jpeg(inspection.tiles[0]),
+        "canvas": as_jpeg(canvas(inspection)) if geometry.num_tiles else None,
+        "geometry": {name: getattr(geometry, name) for name in names},
+        "layers": {"init": hired.init_layer, "final": hired.final_layer},
+        "heat": {"init": as_base64(scores.init), "final": as_base64(scores.final)},
+        "token_cap": hired.token_cap,
+        "selectors": [selector_data(name, inspection) for name in SELECTORS],
+        "start": {
+            "selector": hired.selector,
+            "budget": max(1, round(100 * hired.budget)),
+            "alpha": round(100 * hired.alpha),
+        },
+    }
+
+
+def selector_data(name: str, inspection: Inspection) -> dict[str, Any]:
+    """What a method gives to the common part of all: weights, scores, its alpha."""
+    selector = make_selector(name)
+    weights = selector.tile_weights(inspection.scores, inspection.geometry)
+    fixed = selector.fixed_alpha
+    about = sys.modules[type(selector).__module__].__doc__ or ""
+    return {
+        "name": name,
+        "about": about.partition("\n")[0],
+        # As text: they may need more than a JavaScript number's 53 bits.
+        "weights": [str(weight) for weight in weights.tolist()],
+        "scores": as_base64(
+            selector.token_scores(inspection.scores, inspection.geometry)
+        ),
+        "alpha": None if fixed is None else int(100 * fixed),
+    }
+
+
+def as_base64(values: Tensor) -> str:
+    """float32, little-endian, NaN as 0, as selection reads them."""
+    values = values.float().nan_to_num(nan=0.0).contiguous()
+    return base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
+
+
+def canvas(inspection: Inspection) -> Tensor:
+    """`[3, R * H, C * W]`: the tiles in their grid."""
+    geometry, (_, *size) = inspection.geometry, inspection.tiles.shape
+    grid = inspection.tiles[1:].view(geometry.tile_rows, geometry.tile_cols, *size)
+    return torch.cat([torch.cat([*row], dim=-1) for row in grid], dim=-2)
+
+
+def as_jpeg(pixels: Tensor) -> str:
+    """`[3, H, W]` in [0, 1] as a data URL."""
+    array = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,206 @@
+"""The vision tower of a checkpoint alone, and what it attends to in one image."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoProcessor, CLIPVisionModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+from vllm_hired.budget import kept_count
+from vllm_hired.checkpoint import CheckpointError, read_config
+from vllm_hired.config import HiredConfig, num_tower_layers
+from vllm_hired.geometry import Geometry, model_geometry
+from vllm_hired.scores import ClsScores, cls_attention
+from vllm_hired.selectors import make_selector
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One image through one tower.
+
+    Attributes:
+        name: of the image.
+        model: of the checkpoint.
+        width: of the image in pixels.
+        height: likewise.
+        geometry: of the image.
+        tiles: `[P, 3, H, W]` float32 in [0, 1], as the tower sees them.
+        scores: of its patches.
+        hf_config: of the checkpoint.
+    """
+
+    name: str
+    model: str
+    width: int
+    height: int
+    geometry: Geometry
+    tiles: Tensor
+    scores: ClsScores
+    hf_config: Any
+
+    def configured(self, settings: Mapping[str, object]) -> Any:
+        """The checkpoint's HF config with `hired_*` settings."""
+        return with_settings(self.hf_config, settings)
+
+    def kept_count(self, hired: HiredConfig) -> int:
+        """`K`; without dropping, newline tokens included."""
+        return kept_count(self.geometry, hired.budget, hired.token_cap)
+
+    def select(self, hired: HiredConfig) -> Tensor:
+        """`[K]` int64 flat patch indices, in sequence order; without dropping, all."""
+        kept = min(self.kept_count(hired), self.geometry.num_selectable)
+        selector = make_selector(hired.selector)
+        return selector.select(self.scores, self.geometry, kept, hired.alpha)
+
+
+def with_settings(hf_config: Any, settings: Mapping[str, object]) -> Any:
+    """A copy of `hf_config` with `hired_*` settings."""
+    hf_config = deepcopy(hf_config)
+    hf_config.update(dict(settings))
+    return hf_config
+
+
+def read_image(path: Path) -> Image.Image:
+    """The whole image, in RGB.
+
+    Raises:
+        OSError: no image, or not all of it.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path} is not an image that can be read: {error}") from error
+
+
+def inspect_image(
+    model: str, name: str, image: Image.Image, settings: Mapping[str, object]
+) -> Inspection:
+    """Runs the tower, float32 on the CPU, without vLLM and without the LLM.
+
+    Raises:
+        CheckpointError: the checkpoint has no such tower, or not all of it.
+        HiredConfigError: settings that cannot be used with it.
+        ImageSizeError: an image with nothing to select from.
+    """
+    hf_config = read_config(model)
+    hired = HiredConfig.from_hf_config(with_settings(hf_config, settings))
+    geometry = model_geometry(hf_config, image.height, image.width)
+    try:
+        processor = AutoProcessor.from_pretrained(model).image_processor
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{model} has no image processor: {error}") from error
+    pixels = processor([image], return_tensors="pt")["pixel_values"][0]
+    tiles = pixels.view(-1, *pixels.shape[-3:]).float()
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1)
+        for values in (processor.image_mean, processor.image_std)
+    )
+    return Inspection(
+        name=name,
+        model=Path(model).resolve().name if Path(model).is_dir() else model,
+        width=image.width,
+        height=image.height,
+        geometry=geometry,
+        tiles=(tiles * std + mean).clamp(0, 1),
+        scores=score(load_tower(model, hf_config), tiles, hired),
+        hf_config=hf_config,
+    )
+
+
+@torch.inference_mode()
+def score(tower: CLIPVisionModel, tiles: Tensor, hired: HiredConfig) -> ClsScores:
+    """[CLS] attention of the init and the final layer on `[P, 3, H, W]` tiles."""
+    seen: dict[tuple[int, str], Tensor] = {}
+    layers = _inner(tower).encoder.layers
+
+    def watch(layer: int, name: str) -> None:
+        def record(module: Any, inputs: Any, output: Tensor) -> None:
+            seen[layer, name] = output
+
+        getattr(layers[layer].self_attn, name).register_forward_hook(record)
+
+    for layer in (hired.init_layer, hired.final_layer):
+        for name in ("q_proj", "k_proj"):
+            watch(layer, name)
+    tower(tiles)
+    init, final = (
+        cls_attention(
+            seen[layer, "q_proj"],
+            seen[layer, "k_proj"],
+            layers[layer].self_attn.num_heads,
+            layers[layer].self_attn.scale,
+        )
+        for layer in (hired.init_layer, hired.final_layer)
+    )
+    return ClsScores(init, final)
+
+
+def load_tower(model: str, hf_config: Any) -> CLIPVisionModel:
+    """The layers that run, in float32.
+
+    Raises:
+        CheckpointError: weights are missing or have other shapes.
+    """
+    config = deepcopy(hf_config.vision_config)
+    config.num_hidden_layers = num_tower_layers(hf_config)
+    tower = CLIPVisionModel(config).eval()
+    own = _inner(tower).state_dict()
+    found = {name: tensor for name, tensor in tower_weights(model) if name in own}
+    for name, tensor in found.items():
+        if tensor.shape != own[name].shape:
+            raise CheckpointError(
+                f"{model} does not fit its config: {name} of the vision tower is "
+                f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+            )
+    # Applied to the last layer's output, which nobody reads here.
+    missing = [n for n in own if n not in found and "post_layernorm" not in n]
+    missing = [n for n in missing if not n.endswith("position_ids")]
+    if missing:
+        raise CheckpointError(
+            f"{model} lacks {len(missing)} tensors of its vision tower in safetensors "
+            f"files, such as {missing[0]}"
+        )
+    _inner(tower).load_state_dict(found, strict=False)
+    return tower
+
+
+def tower_weights(model: str) -> Iterator[tuple[str, Tensor]]:
+    """(Name inside the tower, float32 tensor), from the shards that hold any."""
+    pattern = re.compile(r"(?:model\.)?vision_tower\.(?:vision_model\.)?(.+)")
+    index = _file(model, SAFE_WEIGHTS_INDEX_NAME)
+    files = {SAFE_WEIGHTS_NAME}
+    if index is not None:
+        shards = json.loads(Path(index).read_text())["weight_map"]
+        files = {file for name, file in shards.items() if pattern.fullmatch(name)}
+    for file in sorted(files):
+        path = _file(model, file)
+        if path is None:
+            raise CheckpointError(f"{model} has no {file}")
+        with safe_open(path, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
+                if match := pattern.fullmatch(name):
+                    yield match[1], tensors.get_tensor(name).float()
+
+
+def _file(model: str, name: str) -> str | None:
+    path: str | None = cached_file(
+        model, name, _raise_exceptions_for_missing_entries=False
+    )
+    return path
+
+
+def _inner(tower: CLIPVisionModel) -> Any:
+    """Some versions of transformers nest the tower one level deeper."""
+    return getattr(tower, "vision_model", tower)

@@ -1,0 +1,156 @@
+"""`vllm-hired plan`: what a budget saves on given images, before anyone rents a GPU."""
+
+import argparse
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vllm_hired.budget import kept_count
+from vllm_hired.checkpoint import read_config
+from vllm_hired.config import HiredConfig
+from vllm_hired.cost import BYTES, kv_bytes_per_token, prefill_cost
+from vllm_hired.geometry import Geometry, model_geometry
+from vllm_hired.tables import Row, as_table
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+class SizeError(ValueError):
+    """An image size that is none, or no image where one was expected."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="directory with a config.json, or a model id")
+    parser.add_argument("--size", nargs="+", default=[], metavar="WxH")
+    parser.add_argument(
+        "--images", nargs="+", default=[], type=Path, help="images, or folders of them"
+    )
+    parser.add_argument("--budget", nargs="+", type=float, default=[0.4, 0.2, 0.1])
+    parser.add_argument("--token-cap", type=int, help="hired_token_cap")
+    parser.add_argument(
+        "--text-tokens", type=int, default=100, help="prompt and answer (default: 100)"
+    )
+    parser.add_argument(
+        "--kv-cache-gib", type=float, default=8.0, help="its size (default: 8)"
+    )
+    parser.add_argument("--kv-cache-dtype", choices=BYTES, default="bfloat16")
+    parser.add_argument(
+        "--block-size", type=int, default=16, help="tokens of a KV block (default: 16)"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true")
+    form.add_argument("--csv", action="store_true")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> str:
+    """A row for each size and budget, stock first.
+
+    Raises:
+        ValueError: an argument, a size or a checkpoint that cannot be used.
+        OSError: a file that is no image.
+    """
+    sizes = Counter([*map(parse_size, args.size), *image_sizes(args.images)])
+    if not sizes:
+        raise SizeError("no image size: give --size 1024x768, or --images FOLDER")
+    for name in ("text_tokens", "kv_cache_gib", "block_size"):
+        if getattr(args, name) <= 0:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} {getattr(args, name)}: it must be above 0")
+    hf_config = read_config(args.model)
+    rows = [row for size in sizes for row in plan_size(hf_config, size, args)]
+    if args.images:
+        rows = [{"images": sizes[parse_size(row["size"])], **row} for row in rows]
+    if args.json:
+        return json.dumps(rows, indent=1)
+    if args.csv:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().rstrip()
+    return as_table([readable(row) for row in rows])
+
+
+def parse_size(text: str) -> Size:
+    """`WxH` in pixels."""
+    match = re.fullmatch(r"0*([1-9]\d*)x0*([1-9]\d*)", text, re.ASCII)
+    if match is None:
+        raise SizeError(
+            f"--size {text}: it must be WIDTHxHEIGHT in pixels, both at least 1, "
+            "as in 1024x768"
+        )
+    return int(match[1]), int(match[2])
+
+
+def image_sizes(paths: Iterable[Path]) -> Iterator[Size]:
+    """Sizes from the headers of image files, and of those in folders."""
+    from PIL import Image
+
+    for path in paths:
+        if path.is_dir():
+            known = Image.registered_extensions()
+            files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in known]
+            if not files:
+                raise SizeError(f"--images {path}: no image in this folder")
+            yield from image_sizes(files)
+            continue
+        with Image.open(path) as image:
+            yield image.size
+
+
+def plan_size(hf_config: Any, size: Size, args: argparse.Namespace) -> Iterator[Row]:
+    """Stock, then each budget, for one request with one image of this size."""
+    width, height = size
+    settings = {} if args.token_cap is None else {"hired_token_cap": args.token_cap}
+    geometry = model_geometry(hf_config, height, width)
+    token_bytes = kv_bytes_per_token(hf_config.text_config, args.kv_cache_dtype)
+    block_bytes = args.block_size * token_bytes
+    num_blocks = int(args.kv_cache_gib * 2**30) // block_bytes
+    stock = geometry.num_stock_tokens
+    stock_cost = prefill_cost(hf_config, geometry, stock, args.text_tokens)
+    for budget in (None, *args.budget):
+        kept = stock
+        if budget is not None:
+            hf_config.update({"hired_budget": budget, **settings})
+            hired = HiredConfig.from_hf_config(hf_config)
+            kept = kept_count(geometry, hired.budget, hired.token_cap)
+        cost = prefill_cost(hf_config, geometry, kept, args.text_tokens)
+        blocks = -(-(kept + args.text_tokens) // args.block_size)
+        yield {
+            "size": f"{width}x{height}",
+            "tile grid": tile_grid(geometry),
+            "budget": "stock" if budget is None else budget,
+            "stock tokens": stock,
+            "kept tokens": kept,
+            "KV bytes/image": kept * token_bytes,
+            "KV bytes/request": blocks * block_bytes,
+            "requests at once": num_blocks // blocks,
+            "tower FLOPs": cost.tower,
+            "projector FLOPs": cost.projector,
+            "LLM FLOPs": cost.llm,
+            "arithmetic bound": round(stock_cost.total / cost.total, 3),
+        }
+
+
+def tile_grid(geometry: Geometry) -> str:
+    return f"{geometry.tile_rows}x{geometry.tile_cols}" if geometry.num_tiles else "-"
+
+
+def readable(row: Row) -> Row:
+    """Bytes as MiB and operations as TFLOPs, for the table."""
+    named: Row = {}
+    for name, value in row.items():
+        if "bytes" in name:
+            named[name.replace("KV bytes/", "KV MiB/")] = f"{value / 2**20:.1f}"
+        elif "FLOPs" in name:
+            named[name.replace("FLOPs", "TFLOPs")] = f"{value / 1e12:.3f}"
+        else:
+            named[name] = value
+    return named

@@ -1,0 +1,17 @@
+"""HiRED's dropping without its budget distribution: every tile gets the same."""
+
+import torch
+from torch import Tensor
+
+from vllm_hired.geometry import Geometry
+from vllm_hired.scores import ClsScores
+from vllm_hired.selectors.hired import HiredSelector
+
+
+class EvenSelector(HiredSelector):
+    """The paper's "even" row of its ablation of the budget distribution."""
+
+    def tile_weights(self, scores: ClsScores, geometry: Geometry) -> Tensor:
+        return torch.ones(
+            geometry.num_tiles, dtype=torch.int64, device=scores.init.device
+        )

@@ -1,0 +1,36 @@
+"""Patches at random: what any method must beat."""
+
+import torch
+from torch import Tensor
+
+from vllm_hired.geometry import Geometry, index_tables
+from vllm_hired.scores import ClsScores
+from vllm_hired.selectors.base import Selector
+
+# Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014): the
+# increment and the two multipliers of SplitMix64, as signed 64-bit integers.
+_INCREMENT, *_MULTIPLIERS = (
+    number - 2**64
+    for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+
+
+class RandomSelector(Selector):
+    """Seeded by the image: by the bits of its attention scores, so that one image
+    always loses the same patches and no state is shared; tiles share by their area."""
+
+    def tile_weights(self, scores: ClsScores, geometry: Geometry) -> Tensor:
+        return index_tables(geometry, scores.init.device).tile_capacity
+
+    def token_scores(self, scores: ClsScores, geometry: Geometry) -> Tensor:
+        bits = scores.final.contiguous().view(torch.int32)
+        places = torch.arange(bits.numel(), device=bits.device).view_as(bits)
+        # All arithmetic wraps at 64 bits.
+        state = bits.sum() + (places + 1) * _INCREMENT
+        for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
+            state = (state ^ _logical_shift(state, shift)) * multiplier
+        return (_logical_shift(state ^ _logical_shift(state, 31), 40)).float()
+
+
+def _logical_shift(values: Tensor, bits: int) -> Tensor:
+    return values >> bits & (2 ** (64 - bits) - 1)
