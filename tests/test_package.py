@@ -40,7 +40,7 @@ def test_both_pass_twine_and_hold_the_whole_package(
         for path in (ROOT / "vllm_hired").rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
-    assert {"vllm_hired/py.typed", "vllm_hired/inspect/page.html"} <= files
+    assert {"vllm_hired/py.typed", "vllm_hired/inspect/page_files/page.html"} <= files
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert files <= names

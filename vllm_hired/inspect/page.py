@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import sys
 from importlib.resources import files
 from typing import Any
 
@@ -15,13 +14,26 @@ from vllm_hired.config import HiredConfig
 from vllm_hired.inspect.tower import Inspection
 from vllm_hired.selectors import SELECTORS, make_selector
 
+SCRIPTS = ("selection.js", "maps.js", "controls.js")
+"""In the order in which one needs the other."""
+
 
 def render_page(inspection: Inspection, hired: HiredConfig) -> str:
     """One HTML file that needs no network; `hired` is where its controls start."""
-    template = files("vllm_hired.inspect").joinpath("page.html").read_text("utf-8")
+    folder = files("vllm_hired.inspect").joinpath("page_files")
+
+    def read(name: str) -> str:
+        return folder.joinpath(name).read_text("utf-8")
+
     # "</" would end the script element that holds the data.
     data = json.dumps(page_data(inspection, hired)).replace("</", "<\\/")
-    return template.replace("__HIRED_DATA__", data)
+    return (
+        read("page.html")
+        .replace("__STYLE__", read("page.css"))
+        .replace("__SCRIPT__", "\n".join(map(read, SCRIPTS)))
+        # Last, so that nothing in it is taken for a place to fill.
+        .replace("__HIRED_DATA__", data)
+    )
 
 
 def page_data(inspection: Inspection, hired: HiredConfig) -> dict[str, Any]:
@@ -56,10 +68,9 @@ def selector_data(name: str, inspection: Inspection) -> dict[str, Any]:
     selector = make_selector(name)
     weights = selector.tile_weights(inspection.scores, inspection.geometry)
     fixed = selector.fixed_alpha
-    about = sys.modules[type(selector).__module__].__doc__ or ""
     return {
         "name": name,
-        "about": about.partition("\n")[0],
+        "about": (type(selector).__doc__ or "").partition("\n")[0],
         # As text: they may need more than a JavaScript number's 53 bits.
         "weights": [str(weight) for weight in weights.tolist()],
         "scores": as_base64(

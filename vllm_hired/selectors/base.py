@@ -14,7 +14,8 @@ from vllm_hired.scores import ClsScores
 class Selector(ABC):
     """A method gives tile weights and token scores; the rest is common.
 
-    Neither depends on the budget.
+    The first line of a method's docstring is how `vllm-hired inspect` presents it.
+    Weights and scores do not depend on the budget.
 
     Attributes:
         fixed_alpha: the thumbnail's share where a method does not leave it to

@@ -1,4 +1,4 @@
-"""HiRED's dropping without its budget distribution: every tile gets the same."""
+"""HiRED's dropping without its budget distribution, the paper's "even" ablation."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from vllm_hired.selectors.hired import HiredSelector
 
 
 class EvenSelector(HiredSelector):
-    """The paper's "even" row of its ablation of the budget distribution."""
+    """Every tile gets the same; late attention ranks patches."""
 
     def tile_weights(self, scores: ClsScores, geometry: Geometry) -> Tensor:
         return torch.ones(

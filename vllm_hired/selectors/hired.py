@@ -14,7 +14,7 @@ from vllm_hired.selectors.base import Selector
 
 
 class HiredSelector(Selector):
-    """Early-layer attention distributes the budget, last-layer attention ranks."""
+    """Early attention shares the budget among tiles, late attention ranks patches."""
 
     def tile_weights(self, scores: ClsScores, geometry: Geometry) -> Tensor:
         """Thumbnail attention on each tile's part of the valid rectangle, by area.

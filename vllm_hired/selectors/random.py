@@ -16,8 +16,11 @@ _INCREMENT, *_MULTIPLIERS = (
 
 
 class RandomSelector(Selector):
-    """Seeded by the image: by the bits of its attention scores, so that one image
-    always loses the same patches and no state is shared; tiles share by their area."""
+    """Patches at random, seeded by the image; tiles share by their area.
+
+    The seed is the bits of the image's attention, so that no state is shared and one
+    image loses the same patches wherever its scores are the same.
+    """
 
     def tile_weights(self, scores: ClsScores, geometry: Geometry) -> Tensor:
         return index_tables(geometry, scores.init.device).tile_capacity

@@ -9,8 +9,11 @@ from vllm_hired.selectors.base import Selector
 
 
 class UniformSelector(Selector):
-    """Patches in the order of an ordered-dither (Bayer) matrix, of which any first `k`
-    are spread evenly over the partition; tiles share by their area."""
+    """Patches spread evenly, whatever the image shows; tiles share by their area.
+
+    In the order of an ordered-dither (Bayer) matrix, of which any first `k` places are
+    spread evenly.
+    """
 
     def tile_weights(self, scores: ClsScores, geometry: Geometry) -> Tensor:
         return index_tables(geometry, scores.init.device).tile_capacity
