@@ -19,13 +19,21 @@ from vllm_hired.cli import main
 from vllm_hired.config import HiredConfig
 from vllm_hired.geometry import model_geometry
 from vllm_hired.inspect.tower import inspect_image, with_settings
+from vllm_hired.selectors import make_selector
 
 
+@pytest.mark.parametrize("selector", ["hired", "even", "thumbnail", "uniform"])
 @pytest.mark.parametrize("size", [(112, 112), (60, 165), (200, 50)])
 def test_keeps_what_the_engine_keeps(
-    any_engine: LLM, any_checkpoint: Path, size: tuple[int, int]
+    any_engine: LLM,
+    any_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int],
+    selector: str,
 ) -> None:
+    """Not `random`, whose seed is the last bits of scores that round differently."""
     (model,) = any_engine.apply_model(lambda model: model)
+    monkeypatch.setattr(model, "selector", make_selector(selector))
     processor = any_engine.llm_engine.renderer.get_mm_processor()
     image = noise_image(*size)
     for budget in (0.1, 0.2, 0.4, 0.9):
@@ -40,7 +48,7 @@ def test_keeps_what_the_engine_keeps(
             _, (kept,) = model.select(
                 [item["pixel_values"].data], [geometry], [int(item["num_kept"].data)]
             )
-        settings = {"hired_budget": budget}
+        settings = {"hired_budget": budget, "hired_selector": selector}
         inspection = inspect_image(str(any_checkpoint), "noise", image, settings)
         hired = HiredConfig.from_hf_config(inspection.configured(settings))
         assert inspection.geometry == geometry

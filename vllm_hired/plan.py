@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -60,9 +61,11 @@ def run(args: argparse.Namespace) -> str:
     if not sizes:
         raise SizeError("no image size: give --size 1024x768, or --images FOLDER")
     for name in ("text_tokens", "kv_cache_gib", "block_size"):
-        if getattr(args, name) <= 0:
+        if not 0 < getattr(args, name) < math.inf:
             option = name.replace("_", "-")
-            raise ValueError(f"--{option} {getattr(args, name)}: it must be above 0")
+            raise ValueError(
+                f"--{option} {getattr(args, name)}: it must be a number above 0"
+            )
     hf_config = read_config(args.model)
     rows = [row for size in sizes for row in plan_size(hf_config, size, args)]
     if args.images:
@@ -101,8 +104,11 @@ def image_sizes(paths: Iterable[Path]) -> Iterator[Size]:
                 raise SizeError(f"--images {path}: no image in this folder")
             yield from image_sizes(files)
             continue
-        with Image.open(path) as image:
-            yield image.size
+        try:
+            with Image.open(path) as image:
+                yield image.size
+        except Image.DecompressionBombError as error:
+            raise SizeError(f"--images {path}: {error}") from error
 
 
 def plan_size(hf_config: Any, size: Size, args: argparse.Namespace) -> Iterator[Row]:
