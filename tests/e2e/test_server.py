@@ -2,7 +2,9 @@
 
 import base64
 import io
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -29,6 +31,7 @@ OPTIONS = (
     "--trust-request-mm-kwargs --max-model-len 1024 --dtype float32 --enforce-eager "
     "--max-num-batched-tokens 1024 --max-num-seqs 8 --limit-mm-per-prompt.image 3"
 )
+DASHBOARD = Path(__file__).parents[2] / "docs/dashboards/vllm-hired.json"
 START_LIMIT_S = 240
 
 
@@ -177,6 +180,19 @@ def test_metrics_of_known_requests(server: Server) -> None:
         "kept_tokens_per_image_count": len(kept),
         "kept_tokens_per_image_sum": sum(kept),
     }
+
+
+def test_the_dashboard_asks_for_what_the_server_shows(server: Server) -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    asked = set(re.findall(r"vllm(?::|_hired_)\w+", json.dumps(panels)))
+    text = requests.get(f"{server.url}/metrics", timeout=60).text
+    shown = {
+        sample.name
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert len(asked) > 15
+    assert asked <= shown
 
 
 def test_usage_shows_the_reduced_prompt(server: Server) -> None:
