@@ -40,9 +40,10 @@ setup(
             "pytest-timeout",
             "ruff",
             "scikit-image",
+            "scikit-learn",
             "twine",
         ],
-        "bench": ["matplotlib", "scikit-image"],
+        "bench": ["matplotlib", "scikit-image", "scikit-learn"],
     },
     entry_points={
         "vllm.general_plugins": ["hired = vllm_hired:register"],

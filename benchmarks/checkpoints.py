@@ -257,13 +257,13 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int | None = 0) -> Path:
     tokenizer = make_tokenizer()
     config = make_config(shape, tokenizer)
     if seed is not None:
-        _write_weights(folder, config, seed)
+        save_weights(folder, _random_model(config, seed))
     config.save_pretrained(folder)
     make_processor(shape, tokenizer).save_pretrained(folder)
     return folder
 
 
-def _write_weights(folder: Path, config: Any, seed: int) -> None:
+def _random_model(config: Any, seed: int) -> Any:
     model = AutoModelForImageTextToText.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -272,8 +272,15 @@ def _write_weights(folder: Path, config: Any, seed: int) -> None:
             scale = 1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5
             with torch.no_grad():
                 parameter.normal_(0.0, scale, generator=generator)
+    return model
+
+
+def save_weights(folder: Path, model: Any, dtype: torch.dtype | None = None) -> None:
+    """Writes an HF model's weights under their published names, in their own dtype
+    unless another is given."""
+    tower = model.config.vision_config.model_type
     weights = {
-        published_name(name, config.vision_config.model_type): tensor.contiguous()
+        published_name(name, tower): tensor.to(dtype).contiguous()
         for name, tensor in model.state_dict().items()
         if not name.endswith("position_ids")
     }

@@ -234,6 +234,7 @@ def largest_image_sizes(hf_config: Any) -> list[tuple[int, int]]:
 
 
 @lru_cache(maxsize=512)
+@torch.inference_mode(False)  # cached, so it must be of use outside it as well
 def index_tables(geometry: Geometry, device: torch.device) -> IndexTables:
     """The tables of `geometry` on `device`, copied there when first asked for."""
     g, n = geometry.patch_grid, geometry.patches_per_partition

@@ -1,0 +1,173 @@
+"""How accuracy falls with the budget, by selector, through the engine that users run.
+
+Held-out scenes of the small model's kind, every task on each, greedy answers compared
+with the truth as text. Intervals are bootstrapped over scenes, and differences between
+selectors are paired: the same scenes, the same questions.
+
+    python -m benchmarks.accuracy --model checkpoints/llava-next-tiny --scenes 400
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+from vllm import LLM, SamplingParams
+
+from benchmarks.harness import make_parser, write_results
+from benchmarks.tiny.data import TASKS, Question, Scene, make_scene
+from benchmarks.tiny.model import prompt_of
+from vllm_hired.selectors import SELECTORS
+from vllm_hired.tables import Row
+
+BUDGETS = (1.0, 0.6, 0.4, 0.3, 0.2, 0.1, 0.05)
+HELD_OUT_SEED = 20_261_121
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def held_out(count: int) -> list[tuple[Scene, list[Question]]]:
+    """Scenes of glyphs and backgrounds that training never saw, with all tasks."""
+    found = []
+    for number in range(count):
+        rng = np.random.default_rng((HELD_OUT_SEED, number))
+        scene = make_scene(rng, held_out=True)
+        found.append((scene, [task(rng, scene) for task in TASKS]))
+    return found
+
+
+def requests_of(
+    samples: Sequence[tuple[Scene, list[Question]]], budget: float
+) -> list[Any]:
+    return [
+        {
+            "prompt": "<image>".join(prompt_of(question.text)),
+            "multi_modal_data": {"image": scene.image},
+            "mm_processor_kwargs": {"hired_budget": budget},
+        }
+        for scene, questions in samples
+        for question in questions
+    ]
+
+
+def answers(
+    llm: LLM, samples: Sequence[tuple[Scene, list[Question]]], budget: float
+) -> list[str]:
+    """Greedy answers, scene by scene and task by task."""
+    sampling = SamplingParams(temperature=0, max_tokens=12)
+    outputs = llm.generate(requests_of(samples, budget), sampling, use_tqdm=False)
+    return [output.outputs[0].text.strip() for output in outputs]
+
+
+def start_engine(args: Any, **settings: Any) -> LLM:
+    return LLM(
+        args.model,
+        dtype=args.dtype,
+        enforce_eager=args.device == "cpu",
+        max_model_len=1024,
+        max_num_batched_tokens=4096,
+        max_num_seqs=32,
+        gpu_memory_utilization=0.15,  # one engine a selector
+        num_gpu_blocks_override=256,
+        hf_overrides={"hired_max_budget": 1.0, **settings},
+    )
+
+
+def right(
+    llm: LLM, samples: Sequence[tuple[Scene, list[Question]]], budget: float
+) -> Array:
+    """`[scenes, tasks]` of 0 and 1."""
+    truth = [question.answer for _, questions in samples for question in questions]
+    said = answers(llm, samples, budget)
+    same = [a == b for a, b in zip(said, truth, strict=True)]
+    return np.array(same, dtype=float).reshape(len(samples), -1)
+
+
+def interval(values: Array, draws: int = 2000) -> str:
+    """`mean (low to high)` in percent: 95% bootstrap over the first axis."""
+    rng = np.random.default_rng(0)
+    means = values.reshape(len(values), -1).mean(axis=1)
+    picks = rng.integers(0, len(means), (draws, len(means)))
+    low, high = np.percentile(100 * means[picks].mean(axis=1), [2.5, 97.5])
+    return f"{100 * means.mean():.1f} ({low:.1f} to {high:.1f})"
+
+
+def accuracy_rows(found: dict[tuple[str, float], Array]) -> list[Row]:
+    names = [task.__name__ for task in TASKS]
+    return [
+        {
+            "selector": selector,
+            "budget": budget,
+            "all tasks (%)": interval(values),
+            **{f"{name} (%)": interval(values[:, i]) for i, name in enumerate(names)},
+        }
+        for (selector, budget), values in found.items()
+    ]
+
+
+def difference_rows(found: dict[tuple[str, float], Array]) -> list[Row]:
+    """HiRED less each other selector at the same budget, in percent points."""
+    budgets = sorted({b for s, b in found if s != "stock"}, reverse=True)
+    others = [name for name in SELECTORS if ("even", budgets[0]) in found]
+    return [
+        {
+            "budget": budget,
+            **{
+                f"hired - {other}": interval(
+                    found["hired", budget] - found[other, budget]
+                )
+                for other in others
+                if other != "hired" and (other, budget) in found
+            },
+        }
+        for budget in budgets
+    ]
+
+
+def draw(found: dict[tuple[str, float], Array]) -> Figure:
+    """Accuracy over the budget, a line a selector; stock is where all begin."""
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
+    stock = found["stock", 1.0].mean()
+    for selector in dict.fromkeys(name for name, _ in found if name != "stock"):
+        points = [(1.0, stock)]
+        points += [(b, v.mean()) for (s, b), v in found.items() if s == selector]
+        budgets, values = zip(*points, strict=True)
+        axes.plot(budgets, 100 * np.array(values), marker="o", label=selector)
+    axes.set(xlabel="hired_budget", ylabel="right answers (%)", xscale="log")
+    axes.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
+    axes.minorticks_off()
+    axes.invert_xaxis()
+    axes.legend()
+    return figure
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--scenes", type=int, default=400, help="default: 400")
+    parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS)
+    parser.add_argument("--selectors", nargs="+", default=[*SELECTORS])
+    args = parser.parse_args()
+    if args.model is None:
+        parser.error("--model: a checkpoint that can answer is needed")
+    samples = held_out(args.scenes)
+    engines = {name: start_engine(args, hired_selector=name) for name in args.selectors}
+    found = {("stock", 1.0): right(next(iter(engines.values())), samples, 1.0)}
+    steps = [(name, b) for name in engines for b in args.budgets if b < 1]
+    for name, budget in tqdm(steps, desc="accuracy"):
+        found[name, budget] = right(engines[name], samples, budget)
+    tables = {
+        f"Right answers on {args.scenes} held-out scenes, 95% intervals": (
+            accuracy_rows(found)
+        ),
+        "Paired differences in percent points, 95% intervals": difference_rows(found),
+    }
+    raw = [
+        {"selector": name, "budget": budget, "right": values.tolist()}
+        for (name, budget), values in found.items()
+    ]
+    write_results(args, "accuracy", tables, raw, draw(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A small LLaVA-NeXT of our own: its data and its training."""

@@ -1,0 +1,120 @@
+"""What the small model learns from: the tower's two objectives, and the answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.tiny.data import Question
+from benchmarks.tiny.labels import BACKGROUND, IGNORE
+from benchmarks.tiny.model import TINY, inner_tower, prompt_of, visual_rows
+from vllm_hired.geometry import Geometry
+
+Generator = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scene as the model sees it: `[P, 3, H, W]`, `[P, N]`, and questions."""
+
+    tiles: Tensor
+    labels: Tensor
+    geometry: Geometry
+    questions: list[Question]
+
+
+class TowerHeads(nn.Module):
+    """What the tower is trained through, and thrown away with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(TINY.vision_hidden)
+        self.present = nn.Linear(TINY.vision_hidden, 10)
+        self.patch = nn.Linear(TINY.vision_hidden, BACKGROUND + 1)
+
+    def forward(
+        self, hidden: Tensor, labels: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss and accuracies; `[B, 1 + N, hidden]` and `[B, N]`."""
+        hidden = self.norm(hidden.float())
+        there = torch.stack([(labels == d).any(dim=1) for d in range(10)], dim=1)
+        present = self.present(hidden[:, 0])
+        patch = self.patch(hidden[:, 1:])
+        weights = torch.ones(BACKGROUND + 1)
+        weights[BACKGROUND] = 0.1  # nearly all patches are
+        dense = functional.cross_entropy(
+            patch.flatten(0, 1), labels.flatten(), weights, ignore_index=IGNORE
+        )
+        whole = functional.binary_cross_entropy_with_logits(present, there.float())
+        on_card = (labels >= 0) & (labels < BACKGROUND)
+        right = (patch.argmax(dim=-1) == labels)[on_card].float().mean().item()
+        exact = ((present > 0) == there).all(dim=1).float().mean().item()
+        return dense + 2 * whole, {"patch": right, "cls": exact}
+
+
+def tower_features(model: Any, tiles: Tensor) -> Tensor:
+    """`[B, 1 + N, hidden]` of the feature layer, the last but one."""
+    tower = inner_tower(model)
+    hidden = tower.pre_layrnorm(tower.embeddings(tiles))
+    for layer in tower.encoder.layers[:-1]:
+        hidden = layer(hidden, None)
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+    return hidden
+
+
+def answer_loss(
+    model: Any, tokenizer: Any, samples: Sequence[Sample], rng: Generator
+) -> Tensor:
+    """Cross entropy of the answers' tokens, all questions of a scene in one sequence:
+    each attends to the picture and itself, and stands right behind the picture."""
+    with torch.no_grad():
+        features = tower_features(model, torch.cat([s.tiles for s in samples]))[:, 1:]
+    projected = model.model.multi_modal_projector(features)
+    counts = [len(s.tiles) for s in samples]
+    embed = model.get_input_embeddings()
+    rows, positions, groups, labels = [], [], [], []
+    for sample, own in zip(samples, projected.split(counts), strict=True):
+        keep = None
+        if rng.random() < 0.5:
+            share = rng.uniform(0.05, 1.0)
+            keep = torch.from_numpy(rng.random(sample.geometry.num_selectable) < share)
+        visual = visual_rows(
+            own.flatten(0, 1), sample.geometry, model.model.image_newline, keep
+        )
+        before = torch.tensor(tokenizer(prompt_of("")[0]).input_ids)
+        prefix = torch.cat((embed(before), visual.to(embed.weight.dtype)))
+        parts, group = [prefix], [torch.zeros(len(prefix), dtype=torch.long)]
+        position = [torch.arange(len(prefix))]
+        label = [torch.full((len(prefix),), IGNORE)]
+        for turn, question in enumerate(sample.questions, start=1):
+            asked = tokenizer(prompt_of(question.text)[1]).input_ids
+            said = tokenizer(f" {question.answer}").input_ids
+            said = [*said, tokenizer.eos_token_id]
+            ids = torch.tensor([*asked, *said])
+            parts.append(embed(ids))
+            group.append(torch.full((len(ids),), turn))
+            position.append(torch.arange(len(ids)) + len(prefix))
+            label.append(torch.tensor([IGNORE] * len(asked) + said))
+        rows.append(torch.cat(parts))
+        groups.append(torch.cat(group))
+        positions.append(torch.cat(position))
+        labels.append(torch.cat(label))
+    pad = nn.utils.rnn.pad_sequence
+    turns = pad(groups, batch_first=True, padding_value=-1)
+    causal = torch.ones(turns.shape[1], turns.shape[1], dtype=torch.bool).tril()
+    same = turns[:, :, None] == turns[:, None, :]
+    seen = causal & (same | (turns == 0)[:, None, :])
+    hidden = model.model.language_model(
+        inputs_embeds=pad(rows, batch_first=True),
+        attention_mask=seen[:, None],
+        position_ids=pad(positions, batch_first=True),
+        use_cache=False,
+    ).last_hidden_state
+    targets = pad(labels, batch_first=True, padding_value=IGNORE)[:, 1:]
+    chosen = targets != IGNORE
+    logits = model.lm_head(hidden[:, :-1][chosen])
+    return functional.cross_entropy(logits.float(), targets[chosen])

@@ -1,0 +1,65 @@
+"""The small model: its dimensions, and the visual part of its prompt."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.checkpoints import Shape
+from vllm_hired.geometry import Geometry, index_tables
+
+TILE, PATCH = 112, 14
+TINY = Shape(
+    tile_size=TILE,
+    patch_size=PATCH,
+    pinpoints=tuple(
+        (rows * TILE, cols * TILE)
+        for rows, cols in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+    ),
+    vision_hidden=192,
+    vision_intermediate=768,
+    vision_heads=6,
+    vision_layers=8,
+    text_hidden=256,
+    text_intermediate=768,
+    text_heads=8,
+    text_layers=4,
+    max_positions=1024,
+)
+"""About 7 million parameters, 14 MB in bfloat16."""
+
+
+def prompt_of(question: str) -> tuple[str, str]:
+    """What stands before the picture and after it, as the chat template has it."""
+    return "USER: ", f"{question}\nASSISTANT:"
+
+
+def visual_rows(
+    features: Tensor,
+    geometry: Geometry,
+    newline: Tensor,
+    keep: Tensor | None,
+) -> Tensor:
+    """Projected tokens of one image, in the order in which the LLM gets them.
+
+    Args:
+        features: `[P * N, hidden]`, projected.
+        geometry: of the image.
+        newline: `[hidden]`.
+        keep: `[N + V_sub]` bool over the sequence, or None for the stock sequence
+            with its newline tokens.
+    """
+    sequence = index_tables(geometry, torch.device("cpu")).sequence
+    rows = features[sequence]
+    if keep is not None:
+        return rows[keep]
+    n = geometry.patches_per_partition
+    canvas = rows[n:].view(geometry.height, geometry.width, -1)
+    ends = newline.expand(geometry.height, 1, -1)
+    return torch.cat((rows[:n], torch.cat((canvas, ends), dim=1).flatten(0, 1)))
+
+
+def inner_tower(model: Any) -> Any:
+    """HF's vision tower, whichever way it is nested."""
+    tower = model.model.vision_tower
+    return getattr(tower, "vision_model", tower)

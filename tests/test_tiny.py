@@ -1,0 +1,221 @@
+"""The small model's data and training: what is shown, asked, and learnt from."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from vllm import SamplingParams
+
+from benchmarks.accuracy import held_out, requests_of
+from benchmarks.checkpoints import make_config, make_tokenizer
+from benchmarks.tiny import train
+from benchmarks.tiny.data import (
+    HELD_OUT_PHOTOGRAPHS,
+    TASKS,
+    TRAINING_PHOTOGRAPHS,
+    Scene,
+    glyphs,
+    make_scene,
+)
+from benchmarks.tiny.labels import BACKGROUND, SEEN, UNSEEN, patch_labels
+from benchmarks.tiny.losses import answer_loss
+from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
+from tests.conftest import MakeEngine
+from vllm_hired.geometry import image_geometry
+
+
+def scenes(count: int, is_held_out: bool = False) -> list[Scene]:
+    return [
+        make_scene(np.random.default_rng((5, i)), is_held_out) for i in range(count)
+    ]
+
+
+def test_a_scene_follows_from_its_seed() -> None:
+    for one, again in zip(scenes(5), scenes(5), strict=True):
+        assert one.cards == again.cards
+        assert one.image.tobytes() == again.image.tobytes()
+
+
+def test_held_out_is_never_shown_in_training() -> None:
+    assert not set(TRAINING_PHOTOGRAPHS) & set(HELD_OUT_PHOTOGRAPHS)
+    seen = {image.tobytes() for image in glyphs(False)[0]}
+    unseen = [image.tobytes() for image in glyphs(True)[0]]
+    assert len(unseen) == 360
+    assert not seen & set(unseen)
+
+
+def test_answers_are_true() -> None:
+    """Each asked again of the cards, in another way."""
+    told: Counter[str] = Counter()
+    for number, scene in enumerate(scenes(400)):
+        rng = np.random.default_rng(number)
+        digits = [card.digit for card in scene.cards]
+        assert [c.top for c in scene.cards] == sorted(c.top for c in scene.cards)
+        for task in TASKS:
+            question = task(rng, scene)
+            if question.task == "transcription":
+                assert question.answer == (" ".join(map(str, digits)) or "none")
+            elif question.task == "counting":
+                assert question.answer == str(len(digits))
+            elif question.task == "presence":
+                asked = int(question.text[-2])
+                assert question.answer == ("yes" if asked in digits else "no")
+                if digits:
+                    told[question.answer] += 1
+            else:
+                top, left = "top" in question.text, "left" in question.text
+                middle = scene.image.width / 2, scene.image.height / 2
+                there = [
+                    str(card.digit)
+                    for card in scene.cards
+                    if (card.left + card.side / 2 <= middle[0]) == left
+                    and (card.top + card.side / 2 <= middle[1]) == top
+                ]
+                assert [question.answer] == (there or ["nothing"])
+    assert 0.4 < told["yes"] / told.total() < 0.6
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_labels_are_where_the_processor_puts_the_cards(number: int) -> None:
+    """The scene's cards painted white on black, through HF's own image processor."""
+    scene = scenes(12)[number]
+    processor = train.Scenes(0, 0, 1).processor
+    labels = patch_labels(scene, TINY.pinpoints, TILE, PATCH)
+    shares = []
+    for card in scene.cards:
+        mask = np.zeros((scene.image.height, scene.image.width, 3), dtype=np.uint8)
+        mask[card.top : card.top + card.side, card.left : card.left + card.side] = 255
+        tiles = processor([mask], return_tensors="pt", do_normalize=False)
+        grey = tiles["pixel_values"][0].mean(dim=1)
+        patches = grey.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH)
+        shares.append(patches.mean(dim=(-1, -2)).flatten(1))
+    assert labels.shape[1] == 64
+    if not shares:
+        assert (labels == BACKGROUND).all()
+        return
+    covered = torch.stack(shares)
+    most, card_index = covered.max(dim=0)
+    digits = torch.tensor([card.digit for card in scene.cards])[card_index]
+    # Resizing rounds to pixels and blurs the edges.
+    clear = (most > SEEN + 0.12) & (covered.sum(dim=0) - most < UNSEEN)
+    assert (labels[clear] == digits[clear]).all()
+    assert (labels[covered.sum(dim=0) < UNSEEN / 2] == BACKGROUND).all()
+
+
+def test_the_stock_sequence_is_hfs() -> None:
+    """Newline tokens included, by HF's own packing."""
+    model: Any = AutoModelForImageTextToText.from_config(
+        make_config(TINY, make_tokenizer())
+    )
+    for height, width in ((224, 224), (200, 190), (101, 330), (330, 101)):
+        geometry = image_geometry(height, width, TINY.pinpoints, TILE, PATCH)
+        features = torch.randn(geometry.num_partitions, 64, TINY.text_hidden)
+        newline = torch.randn(TINY.text_hidden)
+        (packed,), _ = model.model.pack_image_features(
+            [features], torch.tensor([[height, width]]), "default", newline
+        )
+        rows = visual_rows(features.flatten(0, 1), geometry, newline, None)
+        assert torch.equal(rows, packed)
+
+
+class NeverDrops:
+    """In place of a random generator."""
+
+    def random(self) -> float:
+        return 1.0
+
+
+def test_packed_questions_cost_what_each_costs_alone() -> None:
+    """The loss of one sequence of four questions, against HF on one at a time."""
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    model: Any = AutoModelForImageTextToText.from_config(make_config(TINY, tokenizer))
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    source = train.Scenes(3, 0, 1)
+    samples = [source.sample(number) for number in range(2)]
+    samples = [
+        type(s)(s.tiles.float(), s.labels, s.geometry, s.questions) for s in samples
+    ]
+    never_drops: Any = NeverDrops()
+    losses, count = 0.0, 0
+    with torch.inference_mode():
+        packed = answer_loss(model, tokenizer, samples, never_drops)
+        for number, sample in enumerate(samples):
+            scene = make_scene(np.random.default_rng((3, number)), held_out=False)
+            for question in sample.questions:
+                before, after = prompt_of(question.text)
+                answer = [*tokenizer(f" {question.answer}").input_ids]
+                answer.append(tokenizer.eos_token_id)
+                image = [
+                    model.config.image_token_index
+                ] * sample.geometry.num_stock_tokens
+                ids = [
+                    *tokenizer(before).input_ids,
+                    *image,
+                    *tokenizer(after).input_ids,
+                    *answer,
+                ]
+                logits = model(
+                    input_ids=torch.tensor([ids]),
+                    pixel_values=sample.tiles[None],
+                    image_sizes=torch.tensor([scene.image.size[::-1]]),
+                ).logits[0, -len(answer) - 1 : -1]
+                losses += torch.nn.functional.cross_entropy(
+                    logits, torch.tensor(answer), reduction="sum"
+                ).item()
+                count += len(answer)
+    assert packed.item() == pytest.approx(losses / count, rel=1e-4)
+
+
+def run_training(
+    out: Path, tower_steps: int, language_steps: int
+) -> list[dict[str, Any]]:
+    train.main(
+        [
+            *["--out", str(out), "--workers", "0", "--every", "4"],
+            *["--tower-steps", str(tower_steps), "--tower-batch", "4"],
+            *["--language-steps", str(language_steps), "--language-batch", "4"],
+        ]
+    )
+    return [json.loads(line) for line in (out / "training.jsonl").open()]
+
+
+def test_training_learns_resumes_and_writes_a_checkpoint(
+    tmp_path: Path, make_engine: MakeEngine
+) -> None:
+    """A few steps from the committed seed; vLLM and HF then give the same answers."""
+    first = run_training(tmp_path, 8, 0)
+    assert [line["tower"] for line in first] == [4, 8]
+    lines = run_training(tmp_path, 16, 24)
+    assert [line["tower"] for line in lines if "tower" in line] == [4, 8, 12, 16]
+    losses = [line["loss"] for line in lines if "language" in line]
+    assert len(losses) == 6
+    assert losses[-1] < 0.8 * losses[0]
+
+    samples = held_out(3)
+    engine = make_engine(tmp_path, max_num_seqs=1)
+    sampling = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+    requests = requests_of(samples, 1.0)
+    outputs = engine.generate(requests, sampling, use_tqdm=False)
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        tmp_path, dtype=torch.float32, attn_implementation="eager"
+    )
+    model.generation_config.eos_token_id = None
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    for request, output in zip(requests, outputs, strict=True):
+        inputs = processor(
+            text=request["prompt"],
+            images=request["multi_modal_data"]["image"],
+            return_tensors="pt",
+        )
+        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=6)
+        assert tokens[0, inputs.input_ids.shape[1] :].tolist() == [
+            *output.outputs[0].token_ids
+        ]
