@@ -107,8 +107,8 @@ def accuracy_rows(found: dict[tuple[str, float], Array]) -> list[Row]:
 
 def difference_rows(found: dict[tuple[str, float], Array]) -> list[Row]:
     """HiRED less each other selector at the same budget, in percent points."""
-    budgets = sorted({b for s, b in found if s != "stock"}, reverse=True)
-    others = [name for name in SELECTORS if ("even", budgets[0]) in found]
+    budgets = dict.fromkeys(b for s, b in found if s == "hired")
+    others = dict.fromkeys(s for s, _ in found if s not in ("stock", "hired"))
     return [
         {
             "budget": budget,
@@ -117,7 +117,6 @@ def difference_rows(found: dict[tuple[str, float], Array]) -> list[Row]:
                     found["hired", budget] - found[other, budget]
                 )
                 for other in others
-                if other != "hired" and (other, budget) in found
             },
         }
         for budget in budgets
@@ -151,8 +150,9 @@ def main() -> None:
     if args.model is None:
         parser.error("--model: a checkpoint that can answer is needed")
     samples = held_out(args.scenes)
-    engines = {name: start_engine(args, hired_selector=name) for name in args.selectors}
-    found = {("stock", 1.0): right(next(iter(engines.values())), samples, 1.0)}
+    names = dict.fromkeys(["hired", *args.selectors])
+    engines = {name: start_engine(args, hired_selector=name) for name in names}
+    found = {("stock", 1.0): right(engines["hired"], samples, 1.0)}
     steps = [(name, b) for name in engines for b in args.budgets if b < 1]
     for name, budget in tqdm(steps, desc="accuracy"):
         found[name, budget] = right(engines[name], samples, budget)

@@ -1,6 +1,9 @@
 """The small model's data and training: what is shown, asked, and learnt from."""
 
 import json
+import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from vllm import SamplingParams
 
-from benchmarks.accuracy import held_out, requests_of
+from benchmarks.accuracy import held_out, interval, requests_of
 from benchmarks.checkpoints import make_config, make_tokenizer
 from benchmarks.tiny import train
 from benchmarks.tiny.data import (
@@ -187,28 +190,36 @@ def run_training(
     return [json.loads(line) for line in (out / "training.jsonl").open()]
 
 
-def test_training_learns_resumes_and_writes_a_checkpoint(
-    tmp_path: Path, make_engine: MakeEngine
-) -> None:
-    """A few steps from the committed seed; vLLM and HF then give the same answers."""
-    first = run_training(tmp_path, 8, 0)
-    assert [line["tower"] for line in first] == [4, 8]
-    lines = run_training(tmp_path, 16, 24)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few steps from the committed seed, stopped once and called again."""
+    out = tmp_path_factory.mktemp("trained")
+    assert [line["tower"] for line in run_training(out, 8, 0)] == [4, 8]
+    run_training(out, 16, 24)
+    return out
+
+
+def test_training_resumes_and_learns(trained: Path) -> None:
+    lines = [json.loads(line) for line in (trained / "training.jsonl").open()]
     assert [line["tower"] for line in lines if "tower" in line] == [4, 8, 12, 16]
     losses = [line["loss"] for line in lines if "language" in line]
     assert len(losses) == 6
     assert losses[-1] < 0.8 * losses[0]
 
+
+def test_vllm_and_hf_give_the_same_answers(
+    trained: Path, make_engine: MakeEngine
+) -> None:
     samples = held_out(3)
-    engine = make_engine(tmp_path, max_num_seqs=1)
+    engine = make_engine(trained, max_num_seqs=1)
     sampling = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
     requests = requests_of(samples, 1.0)
     outputs = engine.generate(requests, sampling, use_tqdm=False)
     model: Any = AutoModelForImageTextToText.from_pretrained(
-        tmp_path, dtype=torch.float32, attn_implementation="eager"
+        trained, dtype=torch.float32, attn_implementation="eager"
     )
     model.generation_config.eos_token_id = None
-    processor = AutoProcessor.from_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(trained)
     for request, output in zip(requests, outputs, strict=True):
         inputs = processor(
             text=request["prompt"],
@@ -219,3 +230,26 @@ def test_training_learns_resumes_and_writes_a_checkpoint(
         assert tokens[0, inputs.input_ids.shape[1] :].tolist() == [
             *output.outputs[0].token_ids
         ]
+
+
+def test_accuracy_is_measured_and_paired(trained: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.accuracy", "--model", str(trained)]
+    command += ["--dtype", "float32", "--out", str(tmp_path), "--scenes", "3"]
+    command += ["--budgets", "1.0", "0.2", "--selectors", "random"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "accuracy.json").read_text())
+    asked = [(row["selector"], row["budget"]) for row in result["raw"]]
+    assert asked == [("stock", 1.0), ("hired", 0.2), ("random", 0.2)]
+    assert all(np.shape(row["right"]) == (3, len(TASKS)) for row in result["raw"])
+    _, differences = result["tables"].values()
+    assert [[*row] for row in differences] == [["budget", "hired - random"]]
+
+
+def test_intervals_are_those_of_a_known_spread() -> None:
+    """100 scenes, half of them right: 50% give or take 1.96 times 5."""
+    said = interval(np.repeat([0.0, 1.0], 50))
+    mean, low, high = (float(x) for x in re.findall(r"[\d.]+", said))
+    assert mean == 50.0
+    assert low == pytest.approx(50 - 1.96 * 5, abs=1.5)
+    assert high == pytest.approx(50 + 1.96 * 5, abs=1.5)
