@@ -31,6 +31,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 """What tests that hold for every architecture run over: changes to a small shape."""
 
+NO_CLS = {
+    tower: {"architecture": "llava", "tower": tower, "feature_strategy": "full"}
+    for tower in ("siglip", "pixtral")
+}
+"""Towers that HiRED cannot use, and that must work as ever without a budget."""
+
 WriteCheckpoint = Callable[..., Path]
 MakeEngine = Callable[..., LLM]
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from vllm import LLM
 
 from benchmarks.checkpoints import REAL_PINPOINTS, small, write_checkpoint
-from tests.conftest import WriteCheckpoint
+from tests.conftest import NO_CLS, WriteCheckpoint
 from tests.engine import noise_image
 from vllm_hired.cli import main
 from vllm_hired.config import HiredConfig
@@ -168,9 +168,7 @@ def test_bad_input_is_one_line_and_no_file(
     if model == "empty":
         folder.mkdir()
     elif model == "siglip":
-        folder = make_checkpoint(
-            architecture="llava", tower="siglip", feature_strategy="full"
-        )
+        folder = make_checkpoint(**NO_CLS["siglip"])
     elif model == "no weights":
         write_checkpoint(folder, small(), seed=None)
     elif model == "good":

@@ -24,12 +24,13 @@ from benchmarks.checkpoints import (
     small,
     write_checkpoint,
 )
-from tests.conftest import ARCHITECTURES, WriteCheckpoint
+from tests.conftest import ARCHITECTURES, NO_CLS, WriteCheckpoint
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
 from tests.reference import Reference
 from vllm_hired.cli import main
 from vllm_hired.cost import llm_flops, partition_flops, projector_flops
+from vllm_hired.inspect.tower import inner_tower
 
 
 def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
@@ -84,8 +85,8 @@ def test_operations_are_those_that_torch_counts(checkpoint: Path) -> None:
     model, config = reference.model.model, reference.model.config
     vision, text = config.vision_config, config.text_config
     tower = model.vision_tower
-    inner = getattr(tower, "vision_model", tower)
-    inner.encoder.layers = inner.encoder.layers[:3]  # what vLLM builds at layer -2
+    encoder = inner_tower(tower).encoder
+    encoder.layers = encoder.layers[:3]  # what vLLM builds at layer -2
 
     def count(call: Any) -> int:
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
@@ -177,9 +178,6 @@ def test_a_process_of_its_own_needs_no_vllm(checkpoint: Path) -> None:
     assert "1024x768" in done.stdout
 
 
-SIGLIP = small(architecture="llava", tower="siglip", feature_strategy="full")
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -225,7 +223,7 @@ def test_bad_input_is_one_line_and_status_2(
     for name in ("EMPTY", "BROKEN", "LLM"):
         names[name].mkdir()
     (names["BROKEN"] / "config.json").write_text("{")
-    config = make_config(SIGLIP, make_tokenizer())
+    config = make_config(small(**NO_CLS["siglip"]), make_tokenizer())
     config.save_pretrained(names["SIGLIP"])
     (names["LLM"] / "config.json").write_text(
         '{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'

@@ -15,7 +15,7 @@ from vllm.multimodal.cache import MultiModalProcessorOnlyCache
 from vllm.multimodal.encoder_budget import get_mm_max_toks_per_item
 
 from benchmarks.checkpoints import REAL_PINPOINTS
-from tests.conftest import WriteCheckpoint, expect_refusal
+from tests.conftest import NO_CLS, WriteCheckpoint, expect_refusal
 from tests.engine import noise_image
 from tests.front_end import FrontEnd, num_kept
 from tests.test_algorithm import BUG_SIZES
@@ -110,6 +110,7 @@ def test_without_dropping_inputs_are_stocks(any_checkpoint: Path) -> None:
     image = noise_image(100, 80)
     plain = FrontEnd(any_checkpoint)
     unset = plain(image)
+    sizes = [] if plain.hf_config.model_type == "llava" else ["image_sizes"]
     for same in (
         plain(image, budget=1.0),
         FrontEnd(any_checkpoint, hf_overrides={"hired_budget": 1.0})(image),
@@ -117,8 +118,7 @@ def test_without_dropping_inputs_are_stocks(any_checkpoint: Path) -> None:
         assert same["mm_hashes"] == unset["mm_hashes"]
         assert same["prompt_token_ids"] == unset["prompt_token_ids"]
         (item,), (stock,) = same["mm_kwargs"]["image"], unset["mm_kwargs"]["image"]
-        assert set(item) == set(stock)
-        assert "num_kept" not in item
+        assert set(item) == set(stock) == {"pixel_values", *sizes}
         assert torch.equal(item["pixel_values"].data, stock["pixel_values"].data)
 
 
@@ -291,12 +291,12 @@ def test_budgets_are_read_as_decimals(real_front_end: FrontEnd) -> None:
     assert num_kept(inputs) == [int(Fraction("0.35") * 2880)] == [1008]
 
 
-@pytest.mark.parametrize("tower", ["siglip", "pixtral"])
+@pytest.mark.parametrize("tower", NO_CLS)
 def test_towers_without_cls_refuse_a_budget(
     make_checkpoint: WriteCheckpoint, tower: str
 ) -> None:
     """At start-up where it is a setting, with HTTP 400 where a request asks."""
-    folder = make_checkpoint(architecture="llava", tower=tower, feature_strategy="full")
+    folder = make_checkpoint(**NO_CLS[tower])
     with expect_refusal(match="only CLIP towers"):
         FrontEnd(folder, hf_overrides={"hired_budget": 0.2})
     front_end = FrontEnd(folder)

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from benchmarks.tiny.data import Question
 from benchmarks.tiny.labels import BACKGROUND, IGNORE
-from benchmarks.tiny.model import TINY, inner_tower, prompt_of, visual_rows
+from benchmarks.tiny.model import TINY, prompt_of, visual_rows
 from vllm_hired.geometry import Geometry
+from vllm_hired.inspect.tower import inner_tower
 
 Generator = np.random.Generator
 
@@ -58,7 +59,7 @@ class TowerHeads(nn.Module):
 
 def tower_features(model: Any, tiles: Tensor) -> Tensor:
     """`[B, 1 + N, hidden]` of the feature layer, the last but one."""
-    tower = inner_tower(model)
+    tower = inner_tower(model.model.vision_tower)
     hidden = tower.pre_layrnorm(tower.embeddings(tiles))
     for layer in tower.encoder.layers[:-1]:
         hidden = layer(hidden, None)

@@ -1,7 +1,5 @@
 """The small model: its dimensions, and the visual part of its prompt."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -57,9 +55,3 @@ def visual_rows(
     canvas = rows[n:].view(geometry.height, geometry.width, -1)
     ends = newline.expand(geometry.height, 1, -1)
     return torch.cat((rows[:n], torch.cat((canvas, ends), dim=1).flatten(0, 1)))
-
-
-def inner_tower(model: Any) -> Any:
-    """HF's vision tower, whichever way it is nested."""
-    tower = model.model.vision_tower
-    return getattr(tower, "vision_model", tower)

@@ -35,8 +35,9 @@ from benchmarks.checkpoints import (
 from benchmarks.tiny.data import TASKS, make_scene
 from benchmarks.tiny.labels import patch_labels
 from benchmarks.tiny.losses import Sample, TowerHeads, answer_loss, tower_features
-from benchmarks.tiny.model import PATCH, TILE, TINY, inner_tower
+from benchmarks.tiny.model import PATCH, TILE, TINY
 from vllm_hired.geometry import image_geometry
+from vllm_hired.inspect.tower import inner_tower
 
 
 class Scenes(IterableDataset[list[Sample]]):
@@ -80,7 +81,7 @@ def train(args: argparse.Namespace) -> None:
     tokenizer = make_tokenizer()
     model: Any = AutoModelForImageTextToText.from_config(make_config(TINY, tokenizer))
     heads = TowerHeads()
-    tower = [*inner_tower(model).parameters(), *heads.parameters()]
+    tower = [*inner_tower(model.model.vision_tower).parameters(), *heads.parameters()]
     language = [
         *model.model.language_model.parameters(),
         *model.model.multi_modal_projector.parameters(),

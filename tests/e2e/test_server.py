@@ -133,7 +133,8 @@ def server(
             process.terminate()
             process.wait(timeout=60)
     said = (folder / "log").read_text()
-    assert "ForConditionalGeneration: hired_budget=0.2" in said
+    (upstream,) = server.hf_config.architectures
+    assert f"Hired{upstream}: hired_budget=0.2" in said
 
 
 def wait_until_healthy(server: Server, log: Path) -> None:

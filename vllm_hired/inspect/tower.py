@@ -123,7 +123,7 @@ def inspect_image(
 def score(tower: CLIPVisionModel, tiles: Tensor, hired: HiredConfig) -> ClsScores:
     """[CLS] attention of the init and the final layer on `[P, 3, H, W]` tiles."""
     seen: dict[tuple[int, str], Tensor] = {}
-    layers = _inner(tower).encoder.layers
+    layers = inner_tower(tower).encoder.layers
 
     def watch(layer: int, name: str) -> None:
         def record(module: Any, inputs: Any, output: Tensor) -> None:
@@ -156,7 +156,7 @@ def load_tower(model: str, hf_config: Any) -> CLIPVisionModel:
     config = deepcopy(hf_config.vision_config)
     config.num_hidden_layers = num_tower_layers(hf_config)
     tower = CLIPVisionModel(config).eval()
-    own = _inner(tower).state_dict()
+    own = inner_tower(tower).state_dict()
     found = {name: tensor for name, tensor in tower_weights(model) if name in own}
     for name, tensor in found.items():
         if tensor.shape != own[name].shape:
@@ -172,7 +172,7 @@ def load_tower(model: str, hf_config: Any) -> CLIPVisionModel:
             f"{model} lacks {len(missing)} tensors of its vision tower in safetensors "
             f"files, such as {missing[0]}"
         )
-    _inner(tower).load_state_dict(found, strict=False)
+    inner_tower(tower).load_state_dict(found, strict=False)
     return tower
 
 
@@ -189,7 +189,8 @@ def tower_weights(model: str) -> Iterator[tuple[str, Tensor]]:
         if path is None:
             raise CheckpointError(f"{model} has no {file}")
         with safe_open(path, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
+            names: list[str] = tensors.keys()
+            for name in names:
                 if match := pattern.fullmatch(name):
                     yield match[1], tensors.get_tensor(name).float()
 
@@ -201,6 +202,6 @@ def _file(model: str, name: str) -> str | None:
     return path
 
 
-def _inner(tower: CLIPVisionModel) -> Any:
+def inner_tower(tower: CLIPVisionModel) -> Any:
     """Some versions of transformers nest the tower one level deeper."""
     return getattr(tower, "vision_model", tower)
