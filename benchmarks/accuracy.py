@@ -7,6 +7,7 @@ selectors are paired: the same scenes, the same questions.
     python -m benchmarks.accuracy --model checkpoints/llava-next-tiny --scenes 400
 """
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,22 @@ def held_out(count: int) -> list[tuple[Scene, list[Question]]]:
         scene = make_scene(rng, held_out=True)
         found.append((scene, [task(rng, scene) for task in TASKS]))
     return found
+
+
+def start_answering(args: argparse.Namespace, selector: str) -> LLM:
+    """A small engine, one of several in this process."""
+    return start_engine(
+        args,
+        max_model_len=1024,
+        max_num_batched_tokens=4096,
+        max_num_seqs=32,
+        gpu_memory_utilization=0.15,
+        num_gpu_blocks_override=256,
+        # Several questions share a picture, and nothing is timed.
+        enable_prefix_caching=True,
+        mm_processor_cache_gb=1,
+        hf_overrides={"hired_max_budget": 1.0, "hired_selector": selector},
+    )
 
 
 def requests_of(
@@ -137,21 +154,7 @@ def main() -> None:
         parser.error("--model: a checkpoint that can answer is needed")
     samples = held_out(args.scenes)
     names = dict.fromkeys(["hired", *args.selectors])
-    engines = {
-        name: start_engine(
-            args,
-            max_model_len=1024,
-            max_num_batched_tokens=4096,
-            max_num_seqs=32,
-            gpu_memory_utilization=0.15,  # one engine a selector
-            num_gpu_blocks_override=256,
-            # Several questions share a picture, and nothing is timed.
-            enable_prefix_caching=True,
-            mm_processor_cache_gb=1,
-            hf_overrides={"hired_max_budget": 1.0, "hired_selector": name},
-        )
-        for name in names
-    }
+    engines = {name: start_answering(args, name) for name in names}
     found = {("stock", 1.0): right(engines["hired"], samples, 1.0)}
     steps = [(name, b) for name in engines for b in args.budgets if b < 1]
     for name, budget in tqdm(steps, desc="accuracy"):

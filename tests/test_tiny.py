@@ -28,6 +28,7 @@ from benchmarks.tiny.data import (
 from benchmarks.tiny.labels import BACKGROUND, SEEN, UNSEEN, patch_labels
 from benchmarks.tiny.losses import answer_loss
 from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
+from benchmarks.tiny.samples import Samples
 from tests.conftest import MakeEngine
 from vllm_hired.geometry import image_geometry
 
@@ -87,8 +88,8 @@ def test_answers_are_true() -> None:
 def test_labels_are_where_the_processor_puts_the_cards(number: int) -> None:
     """The scene's cards painted white on black, through HF's own image processor."""
     scene = scenes(12)[number]
-    processor = train.Scenes(0, 0, 1).processor
-    labels = patch_labels(scene, TINY.pinpoints, TILE, PATCH)
+    processor = Samples(0, 0, 1, 0, ()).processor
+    labels = patch_labels(scene, TINY.pinpoints, TILE, PATCH).digits
     shares = []
     for card in scene.cards:
         mask = np.zeros((scene.image.height, scene.image.width, 3), dtype=np.uint8)
@@ -141,7 +142,7 @@ def test_packed_questions_cost_what_each_costs_alone() -> None:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
-    source = train.Scenes(3, 0, 1)
+    source = Samples(3, 0, 1, 0, TASKS)
     samples = [source.sample(number) for number in range(2)]
     samples = [
         type(s)(s.tiles.float(), s.labels, s.geometry, s.questions) for s in samples
@@ -151,7 +152,7 @@ def test_packed_questions_cost_what_each_costs_alone() -> None:
     with torch.inference_mode():
         packed = answer_loss(model, tokenizer, samples, never_drops)
         for number, sample in enumerate(samples):
-            scene = make_scene(np.random.default_rng((3, number)), held_out=False)
+            scene = source.scene(np.random.default_rng((3, number)), number)
             for question in sample.questions:
                 before, after = prompt_of(question.text)
                 answer = [*tokenizer(f" {question.answer}").input_ids]
@@ -182,7 +183,7 @@ def run_training(
 ) -> list[dict[str, Any]]:
     train.main(
         [
-            *["--out", str(out), "--workers", "0", "--every", "4"],
+            *["--out", str(out), "--every", "4"],
             *["--tower-steps", str(tower_steps), "--tower-batch", "4"],
             *["--language-steps", str(language_steps), "--language-batch", "4"],
         ]

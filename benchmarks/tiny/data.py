@@ -87,10 +87,8 @@ def photographs(held_out: bool) -> list[Image.Image]:
 
 def make_scene(rng: Generator, held_out: bool) -> Scene:
     """A crop of a photograph with up to `MOST_CARDS` cards, one below the other."""
-    width, height = (
-        round(side * rng.uniform(0.85, 1.0)) for side in SIZES[rng.integers(len(SIZES))]
-    )
-    image = _background(rng, width, height, held_out)
+    image = _background(rng, held_out)
+    width, height = image.size
     most = min(MOST_CARDS, height // CARD_SIDES[0])
     bands = int(rng.integers(0, most + 1))
     cards = []
@@ -108,7 +106,30 @@ def make_scene(rng: Generator, held_out: bool) -> Scene:
     return Scene(image, tuple(cards))
 
 
-def _background(rng: Generator, width: int, height: int, held_out: bool) -> Image.Image:
+def make_crowd(rng: Generator) -> Scene:
+    """A training scene with cards all over it: a tower sees more digits in less time,
+    but there is no order to ask for."""
+    image = _background(rng, held_out=False)
+    width, height = image.size
+    cards: list[Card] = []
+    for _ in range(rng.integers(0, width * height // 24**2)):
+        side = int(rng.integers(CARD_SIDES[0], CARD_SIDES[1] + 1))
+        left = int(rng.integers(0, width - side + 1))
+        top = int(rng.integers(0, height - side + 1))
+        if all(
+            max(left - card.left - card.side, card.left - left - side) >= 0
+            or max(top - card.top - card.side, card.top - top - side) >= 0
+            for card in cards
+        ):
+            card = Card(digit=0, left=left, top=top, side=side)
+            cards.append(_paste(rng, image, card, held_out=False))
+    return Scene(image, tuple(cards))
+
+
+def _background(rng: Generator, held_out: bool) -> Image.Image:
+    width, height = (
+        round(side * rng.uniform(0.85, 1.0)) for side in SIZES[rng.integers(len(SIZES))]
+    )
     photos = photographs(held_out)
     photo = photos[rng.integers(len(photos))]
     scale = rng.uniform(0.4, 1.0)
@@ -119,6 +140,12 @@ def _background(rng: Generator, width: int, height: int, held_out: bool) -> Imag
     part = photo.crop((left, top, left + part_width, top + part_height))
     if rng.random() < 0.5:
         part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if not held_out:
+        # Twelve photographs are few: other colours make more of them.
+        bands = np.asarray(part.resize((width, height), Image.Resampling.BICUBIC))
+        bands = bands[:, :, rng.permutation(3)] / 255
+        bands = bands ** rng.uniform(0.5, 2.0, 3)
+        part = Image.fromarray((bands * 255).round().astype(np.uint8))
     return part.resize((width, height), Image.Resampling.BICUBIC)
 
 
@@ -131,6 +158,8 @@ def _paste(rng: Generator, image: Image.Image, card: Card, held_out: bool) -> Ca
     margin = max(2, side // 10)
     inner = side - 2 * margin
     ink = images[chosen].resize((inner, inner), Image.Resampling.BICUBIC)
+    if not held_out:
+        ink = _vary(rng, ink)
     dark = Image.new("RGB", (inner, inner), _colour(rng, 0, 90))
     drawn.paste(dark, (margin, margin), Image.eval(ink, lambda value: 255 - value))
     ImageDraw.Draw(drawn).rectangle((0, 0, side - 1, side - 1), outline=(120, 120, 120))
@@ -138,9 +167,25 @@ def _paste(rng: Generator, image: Image.Image, card: Card, held_out: bool) -> Ca
     return Card(digits[chosen], card.left, card.top, side)
 
 
+def _vary(rng: Generator, ink: Image.Image) -> Image.Image:
+    """The glyph turned, stretched and sheared a little, as another writer might."""
+    angle = rng.uniform(-0.2, 0.2)
+    stretch = rng.uniform(0.85, 1.15, 2)
+    turned = np.array([[1.0, -angle], [angle + rng.uniform(-0.15, 0.15), 1.0]])
+    turned = turned / stretch
+    centre = (ink.width - 1) / 2
+    shift = centre - turned @ (centre, centre)
+    rows = np.column_stack((turned, shift)).flatten().tolist()
+    way = Image.Transform.AFFINE
+    return ink.transform(ink.size, way, rows, Image.Resampling.BICUBIC, fillcolor=255)
+
+
 def _colour(rng: Generator, low: int, high: int) -> tuple[int, int, int]:
     red, green, blue = (int(value) for value in rng.integers(low, high, 3))
     return red, green, blue
+
+
+Task = Callable[[Generator, Scene], Question]
 
 
 def transcription(rng: Generator, scene: Scene) -> Question:
@@ -181,7 +226,7 @@ def presence(rng: Generator, scene: Scene) -> Question:
     return Question("presence", f"Is there a {digit}?", "yes" if is_there else "no")
 
 
-TASKS: Sequence[Callable[[Generator, Scene], Question]] = (
+TASKS: Sequence[Task] = (
     transcription,
     counting,
     corner,

@@ -1,7 +1,6 @@
 """What the small model learns from: the tower's two objectives, and the answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,23 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.tiny.data import Question
 from benchmarks.tiny.labels import BACKGROUND, IGNORE
 from benchmarks.tiny.model import TINY, prompt_of, visual_rows
-from vllm_hired.geometry import Geometry
+from benchmarks.tiny.samples import Sample
 from vllm_hired.inspect.tower import inner_tower
 
 Generator = np.random.Generator
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One scene as the model sees it: `[P, 3, H, W]`, `[P, N]`, and questions."""
-
-    tiles: Tensor
-    labels: Tensor
-    geometry: Geometry
-    questions: list[Question]
 
 
 class TowerHeads(nn.Module):
@@ -35,26 +23,38 @@ class TowerHeads(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(TINY.vision_hidden)
         self.present = nn.Linear(TINY.vision_hidden, 10)
-        self.patch = nn.Linear(TINY.vision_hidden, BACKGROUND + 1)
+        self.digit = nn.Linear(TINY.vision_hidden, BACKGROUND + 1)
+        self.middle = nn.Linear(TINY.vision_hidden, 1)
 
     def forward(
-        self, hidden: Tensor, labels: Tensor
+        self, hidden: Tensor, digits: Tensor, middles: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """Loss and accuracies; `[B, 1 + N, hidden]` and `[B, N]`."""
+        """Loss and accuracies; `[B, 1 + N, hidden]` and `[B, N]` of `Labels`."""
         hidden = self.norm(hidden.float())
-        there = torch.stack([(labels == d).any(dim=1) for d in range(10)], dim=1)
+        there = torch.stack([(digits == d).any(dim=1) for d in range(10)], dim=1)
         present = self.present(hidden[:, 0])
-        patch = self.patch(hidden[:, 1:])
-        weights = torch.ones(BACKGROUND + 1)
-        weights[BACKGROUND] = 0.1  # nearly all patches are
-        dense = functional.cross_entropy(
-            patch.flatten(0, 1), labels.flatten(), weights, ignore_index=IGNORE
-        )
         whole = functional.binary_cross_entropy_with_logits(present, there.float())
-        on_card = (labels >= 0) & (labels < BACKGROUND)
-        right = (patch.argmax(dim=-1) == labels)[on_card].float().mean().item()
-        exact = ((present > 0) == there).all(dim=1).float().mean().item()
-        return dense + 2 * whole, {"patch": right, "cls": exact}
+
+        # Nearly all patches are background.
+        weights = torch.where(digits == BACKGROUND, 0.1, 1.0)
+        weights = weights.masked_fill(digits == IGNORE, 0).masked_fill(middles, 1)
+        digit = self.digit(hidden[:, 1:])
+        middle = self.middle(hidden[:, 1:]).squeeze(-1)
+        dense = functional.cross_entropy(
+            digit.flatten(0, 1),
+            digits.flatten(),
+            reduction="none",
+            ignore_index=IGNORE,
+        ).view_as(weights) + functional.binary_cross_entropy_with_logits(
+            middle, middles.float(), reduction="none"
+        )
+        on_card = (digits >= 0) & (digits < BACKGROUND)
+        facts = {
+            "patch": (digit.argmax(dim=-1) == digits)[on_card].float().mean().item(),
+            "middle": (middle > 0)[middles].float().mean().item(),
+            "cls": ((present > 0) == there).all(dim=1).float().mean().item(),
+        }
+        return (dense * weights).sum() / weights.sum() + 2 * whole, facts
 
 
 def tower_features(model: Any, tiles: Tensor) -> Tensor:

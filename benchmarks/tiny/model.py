@@ -1,10 +1,15 @@
 """The small model: its dimensions, and the visual part of its prompt."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from benchmarks.checkpoints import Shape
 from vllm_hired.geometry import Geometry, index_tables
+
+CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "llava-next-tiny"
+"""The committed one."""
 
 TILE, PATCH = 112, 14
 TINY = Shape(
@@ -20,7 +25,7 @@ TINY = Shape(
     vision_layers=8,
     text_hidden=256,
     text_intermediate=768,
-    text_heads=8,
+    text_heads=4,
     text_layers=4,
     max_positions=1024,
 )

@@ -1,0 +1,63 @@
+"""Training scenes without end, as the model sees them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from benchmarks.checkpoints import make_processor, make_tokenizer
+from benchmarks.tiny.data import Question, Scene, Task, make_crowd, make_scene
+from benchmarks.tiny.labels import Labels, patch_labels
+from benchmarks.tiny.model import PATCH, TILE, TINY
+from vllm_hired.geometry import Geometry, image_geometry
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scene as the model sees it: tiles are `[P, 3, H, W]`."""
+
+    tiles: Tensor
+    labels: Labels
+    geometry: Geometry
+    questions: list[Question]
+
+
+class Samples(IterableDataset[list[Sample]]):
+    """Batches of `size` training scenes from number `first` on.
+
+    A scene follows from its number. Crowds become rarer as it nears `last_crowd`, the
+    number of the first scene from which on there are none.
+    """
+
+    def __init__(
+        self, seed: int, first: int, size: int, last_crowd: int, tasks: Sequence[Task]
+    ) -> None:
+        self.seed, self.first, self.size = seed, first, size
+        self.last_crowd, self.tasks = last_crowd, tasks
+        self.processor = make_processor(TINY, make_tokenizer()).image_processor
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        torch.set_num_threads(1)
+        number = self.first
+        while True:
+            yield [self.sample(number + i) for i in range(self.size)]
+            number += self.size
+
+    def sample(self, number: int) -> Sample:
+        rng = np.random.default_rng((self.seed, number))
+        scene = self.scene(rng, number)
+        pixels = self.processor([scene.image], return_tensors="pt")["pixel_values"][0]
+        width, height = scene.image.size
+        return Sample(
+            tiles=pixels.to(torch.bfloat16),
+            labels=patch_labels(scene, TINY.pinpoints, TILE, PATCH),
+            geometry=image_geometry(height, width, TINY.pinpoints, TILE, PATCH),
+            questions=[task(rng, scene) for task in self.tasks],
+        )
+
+    def scene(self, rng: np.random.Generator, number: int) -> Scene:
+        crowded = rng.random() * self.last_crowd > number
+        return make_crowd(rng) if crowded else make_scene(rng, held_out=False)
