@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 from vllm import LLM, SamplingParams
 
@@ -21,7 +22,7 @@ from benchmarks.harness import model_of
 from benchmarks.provenance import provenance
 from benchmarks.tiny.data import MOST_CARDS, Question, Scene
 from benchmarks.tiny.model import CHECKPOINT
-from vllm_hired.geometry import model_geometry
+from vllm_hired.geometry import Geometry, model_geometry
 from vllm_hired.inspect.picture import draw_kept, stack
 from vllm_hired.tables import Row, as_table
 
@@ -94,8 +95,10 @@ def ask(llm: LLM, scene: Scene, question: Question, budget: float, repeats: int)
     }
 
 
-def draw(llm: LLM, image: Image.Image, budget: float) -> Image.Image:
-    """The engine's own choice of patches, over the picture."""
+def kept_of(
+    llm: LLM, image: Image.Image, budget: float
+) -> tuple[Tensor, Geometry, Tensor]:
+    """The engine's own input and choice: pixels, geometry, flat patch indices."""
     processor = llm.llm_engine.renderer.get_mm_processor()
     inputs = processor(
         "<image>",
@@ -104,14 +107,22 @@ def draw(llm: LLM, image: Image.Image, budget: float) -> Image.Image:
     )
     (item,) = inputs["mm_kwargs"]["image"]
     pixels, count = item["pixel_values"].data, int(item["num_kept"].data)
-    hf_config = llm.llm_engine.model_config.hf_config
-    geometry = model_geometry(hf_config, image.height, image.width)
+    config = llm.llm_engine.model_config.hf_config
+    geometry = model_geometry(config, image.height, image.width)
     with torch.inference_mode():
         _, (kept,) = model_of(llm).select([pixels], [geometry], [count])
+    return pixels, geometry, kept
+
+
+def draw(llm: LLM, image: Image.Image, budget: float) -> Image.Image:
+    """What was kept, over the picture."""
+    pixels, geometry, kept = kept_of(llm, image, budget)
+    processor = llm.llm_engine.renderer.get_mm_processor()
     normalisation = processor.info.get_hf_processor().image_processor
     mean = torch.tensor(normalisation.image_mean).view(3, 1, 1)
     std = torch.tensor(normalisation.image_std).view(3, 1, 1)
-    title = f"hired_budget={budget}: {count} of {geometry.num_stock_tokens} tokens"
+    tokens = f"{len(kept)} of {geometry.num_stock_tokens} tokens"
+    title = f"hired_budget={budget}: {tokens}"
     return draw_kept(pixels * std + mean, geometry, kept, title)
 
 

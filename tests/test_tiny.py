@@ -19,13 +19,15 @@ from benchmarks.checkpoints import make_config, make_tokenizer
 from benchmarks.tiny import train
 from benchmarks.tiny.data import (
     HELD_OUT_PHOTOGRAPHS,
+    MOST_CARDS,
     TASKS,
     TRAINING_PHOTOGRAPHS,
     Scene,
     glyphs,
+    make_crowd,
     make_scene,
 )
-from benchmarks.tiny.labels import BACKGROUND, SEEN, UNSEEN, patch_labels
+from benchmarks.tiny.labels import BACKGROUND, IGNORE, SEEN, UNSEEN, patch_labels
 from benchmarks.tiny.losses import answer_loss
 from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
 from benchmarks.tiny.samples import Samples
@@ -125,6 +127,44 @@ def test_the_stock_sequence_is_hfs() -> None:
         )
         rows = visual_rows(features.flatten(0, 1), geometry, newline, None)
         assert torch.equal(rows, packed)
+
+
+def test_crowds_do_not_overlap() -> None:
+    """Every pixel of the picture lies on one card at most, and every card on it."""
+    counts = []
+    for number in range(30):
+        scene = make_crowd(np.random.default_rng(number))
+        cards = np.zeros((scene.image.height, scene.image.width), dtype=int)
+        for card in scene.cards:
+            cards[
+                card.top : card.top + card.side, card.left : card.left + card.side
+            ] += 1
+        assert cards.max(initial=0) <= 1
+        assert cards.sum() == sum(card.side**2 for card in scene.cards)
+        counts.append(len(scene.cards))
+    assert max(counts) > 2 * MOST_CARDS
+
+
+def test_crowds_become_rarer_and_end() -> None:
+    source = Samples(1, 0, 1, 400, ())
+    sizes = [len(source.scene(np.random.default_rng(n), n).cards) for n in range(800)]
+    many = [[size > MOST_CARDS for size in sizes[n : n + 100]] for n in (0, 300)]
+    assert sum(many[0]) > 2 * sum(many[1]) > 0
+    assert max(sizes[400:]) == MOST_CARDS
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_each_card_has_a_middle_in_the_thumbnail_and_in_one_tile(number: int) -> None:
+    scene = scenes(6)[number]
+    labels = patch_labels(scene, TINY.pinpoints, TILE, PATCH)
+    assert labels.middles[0].sum() == len(scene.cards)
+    assert labels.middles[1:].sum() == len(scene.cards)
+    # In a tile, a card's middle patch is on it or nearly so, and shows its digit.
+    on_middles = labels.digits[1:][labels.middles[1:]]
+    told = [digit for digit in on_middles.tolist() if digit != IGNORE]
+    digits = Counter(card.digit for card in scene.cards)
+    assert BACKGROUND not in told
+    assert Counter(told) <= digits
 
 
 class NeverDrops:

@@ -15,6 +15,7 @@ Stopped, it goes on from its last checkpoint when called again.
 import argparse
 import json
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from benchmarks.checkpoints import (
     save_weights,
     write_checkpoint,
 )
+from benchmarks.provenance import provenance
 from benchmarks.tiny.data import Task, corner, counting, presence, transcription
 from benchmarks.tiny.losses import TowerHeads, answer_loss, tower_features
 from benchmarks.tiny.model import TINY
@@ -52,7 +54,8 @@ class Stage:
         others: parameters that learn by AdamW, as all else of `matrices` does.
         batch: scenes a step.
         crowded: part of the steps after which no scene is crowded any more.
-        done: steps.
+        done: steps so far.
+        seconds: that they took.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Stage:
     crowded: float
     tasks: Sequence[Task]
     done: int = 0
+    seconds: float = 0
     optimizers: list[torch.optim.Optimizer] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -152,7 +156,7 @@ class Training:
         self.heads.load_state_dict(saved["heads"])
         for stage in self.stages:
             kept = saved["stages"][stage.name]
-            stage.done = kept["done"]
+            stage.done, stage.seconds = kept["done"], kept["seconds"]
             for optimizer, state in zip(
                 stage.optimizers, kept["optimizers"], strict=True
             ):
@@ -164,6 +168,7 @@ class Training:
         stages = {
             stage.name: {
                 "done": stage.done,
+                "seconds": stage.seconds,
                 "optimizers": [o.state_dict() for o in stage.optimizers],
             }
             for stage in self.stages
@@ -190,20 +195,34 @@ class Training:
             batches = DataLoader(samples, batch_size=None, num_workers=1)
             left = range(stage.done, stage.steps)
             bar = tqdm(left, initial=stage.done, total=stage.steps, desc=stage.name)
+            begun = time.monotonic() - stage.seconds
             for step, batch in zip(bar, batches, strict=False):
                 rng = np.random.default_rng((self.args.seed, number, step))
                 with torch.autocast(self.device.type, torch.bfloat16):
                     loss, facts = self.loss(stage.name, batch, rng)
                 stage.update(loss)
+                stage.seconds = time.monotonic() - begun
                 if stage.done % self.args.every == 0 or stage.done == stage.steps:
                     facts = {"loss": loss.item(), **facts}
                     bar.set_postfix({k: f"{v:.3f}" for k, v in facts.items()})
                     self.save()
-                    with (self.args.out / "training.jsonl").open("a") as lines:
-                        lines.write(json.dumps({stage.name: stage.done, **facts}))
-                        lines.write("\n")
+                    self.note({stage.name: stage.done, **facts})
         write_checkpoint(self.args.out, TINY, seed=None)
         save_weights(self.args.out, self.model, torch.bfloat16)
+        facts_of_all = {
+            stage.name: {
+                "steps": stage.done,
+                "scenes": stage.done * stage.batch,
+                "minutes": round(stage.seconds / 60, 1),
+            }
+            for stage in self.stages
+        }
+        text = json.dumps({**provenance(), "stages": facts_of_all}, indent=1)
+        (self.args.out / "training.json").write_text(text + "\n")
+
+    def note(self, facts: dict[str, float]) -> None:
+        with (self.args.out / "training.jsonl").open("a") as lines:
+            lines.write(json.dumps(facts) + "\n")
 
     def loss(
         self, stage: str, batch: Sequence[Sample], rng: np.random.Generator

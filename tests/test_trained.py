@@ -1,0 +1,144 @@
+"""The committed checkpoint: it answers, through vLLM as in HF, and HiRED keeps what its
+answers need."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from vllm import LLM
+
+from benchmarks.ablation import changed, of_one_head, variants
+from benchmarks.accuracy import Array, answers, held_out, requests_of, right
+from benchmarks.demo import kept_of
+from benchmarks.harness import model_of
+from benchmarks.tiny.data import TASKS, Scene
+from benchmarks.tiny.labels import BACKGROUND, IGNORE, patch_labels
+from benchmarks.tiny.model import CHECKPOINT, PATCH, TILE, TINY
+from tests.conftest import MakeEngine
+from vllm_hired.scores import cls_attention
+
+SAMPLES = held_out(50)
+FULL = 0.85
+LEVELS = {0.2: 0.8, 0.1: 0.75}
+"""By budget; to be set from the measurement."""
+
+
+@pytest.fixture(scope="module")
+def trained(make_engine: MakeEngine) -> LLM:
+    return make_engine(CHECKPOINT, hired_max_budget=1.0)
+
+
+def share(values: Array) -> float:
+    return float(values.mean())
+
+
+def test_it_is_small_and_has_a_card() -> None:
+    sizes = [path.stat().st_size for path in CHECKPOINT.iterdir()]
+    assert sum(sizes) < 15_000_000
+    card = (CHECKPOINT / "README.md").read_text()
+    assert "random" in card
+    assert "licence" in card.lower()
+
+
+def test_vllm_answers_as_hf_does(trained: LLM) -> None:
+    """All tasks of 50 scenes: 200 answers, each with the whole picture."""
+    said = answers(trained, SAMPLES, 1.0)
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        CHECKPOINT, dtype=torch.float32
+    )
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    for request, answer in zip(requests_of(SAMPLES, 1.0), said, strict=True):
+        inputs = processor(
+            text=request["prompt"],
+            images=request["multi_modal_data"]["image"],
+            return_tensors="pt",
+        )
+        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=12)
+        new = tokens[0, inputs.input_ids.shape[1] :]
+        assert processor.decode(new, skip_special_tokens=True).strip() == answer
+    assert len(said) == 200
+
+
+def test_hired_is_right_where_a_broken_selector_is_not(
+    trained: LLM, make_engine: MakeEngine
+) -> None:
+    """The levels lie between what HiRED reaches and what chance selection does."""
+    assert share(right(trained, SAMPLES, 1.0)) > FULL
+    for budget, level in LEVELS.items():
+        assert share(right(trained, SAMPLES, budget)) > level
+        for name in ("random", "uniform"):
+            other = make_engine(CHECKPOINT, hired_max_budget=1.0, hired_selector=name)
+            assert share(right(other, SAMPLES, budget)) < level
+
+
+def kept_at_a_fifth(llm: LLM, scene: Scene) -> Tensor:
+    return kept_of(llm, scene.image, 0.2)[2]
+
+
+def test_the_attention_is_on_the_digits(trained: LLM) -> None:
+    """Nearly all patches of digits are among the fifth that HiRED keeps."""
+    found = total = 0
+    for scene, _ in SAMPLES:
+        digits = patch_labels(scene, TINY.pinpoints, TILE, PATCH).digits.flatten()
+        on_card = (digits != BACKGROUND) & (digits != IGNORE)
+        found += int(on_card[kept_at_a_fifth(trained, scene)].sum())
+        total += int(on_card.sum())
+    assert found > 0.9 * total > 0
+
+
+def test_heads_add_up() -> None:
+    query, key = torch.randn(2, 3, 65, TINY.vision_hidden)
+    heads, scale = TINY.vision_heads, 0.2
+    each = [of_one_head(head)(query, key, heads, scale) for head in range(heads)]
+    summed = cls_attention(query, key, heads, scale)
+    torch.testing.assert_close(sum(each), summed)
+    assert not torch.allclose(each[0], each[1], rtol=0.1)
+
+
+def test_each_variant_changes_what_is_kept_and_leaves_no_trace(trained: LLM) -> None:
+    model = model_of(trained)
+    # The first scene of four tiles with all cards: no variant is without effect there.
+    scene = next(s for s, _ in SAMPLES if len(s.cards) > 3 and min(s.image.size) > 180)
+    usual = kept_at_a_fifth(trained, scene).tolist()
+    first, *others = variants(model)
+    with changed(model, first):
+        assert kept_at_a_fifth(trained, scene).tolist() == usual
+    assert {what for what, _ in others} == {
+        *("split among tiles", "alpha", "init layer", "final layer", "one head"),
+    }
+    for variant in others:
+        with changed(model, variant):
+            assert kept_at_a_fifth(trained, scene).tolist() != usual, variant
+        assert kept_at_a_fifth(trained, scene).tolist() == usual, variant
+
+
+def test_ablation(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.ablation", "--model", str(CHECKPOINT)]
+    command += ["--dtype", "float32", "--out", str(tmp_path), "--scenes", "2"]
+    done = subprocess.run(
+        [*command, "--budgets", "0.2"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "ablation.json").read_text())
+    layers = TINY.vision_layers - 1
+    assert len(result["raw"]) == 2 + 4 + 2 * (layers - 1) + TINY.vision_heads
+    assert all(np.shape(row["right"]) == (2, len(TASKS)) for row in result["raw"])
+
+
+def test_demo(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.demo", "--out", str(tmp_path)]
+    command += ["--scenes", "1", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((tmp_path / "demo.json").read_text())["rows"]
+    assert [row["budget"] for row in rows] == [1.0, 0.4, 0.2] * len(TASKS)
+    for row in rows:
+        assert row["right"] == ("yes" if row["answer"] == row["truth"] else "NO")
+    assert (tmp_path / "kept.png").stat().st_size > 1000
