@@ -90,7 +90,7 @@ def test_answers_are_true() -> None:
 def test_labels_are_where_the_processor_puts_the_cards(number: int) -> None:
     """The scene's cards painted white on black, through HF's own image processor."""
     scene = scenes(12)[number]
-    processor = Samples(0, 0, 1, 0, ()).processor
+    processor = Samples(0, 0, 1, 0, 0, ()).processor
     labels = patch_labels(scene, TINY.pinpoints, TILE, PATCH).digits
     shares = []
     for card in scene.cards:
@@ -146,7 +146,7 @@ def test_crowds_do_not_overlap() -> None:
 
 
 def test_crowds_become_rarer_and_end() -> None:
-    source = Samples(1, 0, 1, 400, ())
+    source = Samples(1, 0, 1, 400, 0, ())
     sizes = [len(source.scene(np.random.default_rng(n), n).cards) for n in range(800)]
     many = [[size > MOST_CARDS for size in sizes[n : n + 100]] for n in (0, 300)]
     assert sum(many[0]) > 2 * sum(many[1]) > 0
@@ -182,7 +182,7 @@ def test_packed_questions_cost_what_each_costs_alone() -> None:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
-    source = Samples(3, 0, 1, 0, TASKS)
+    source = Samples(3, 0, 1, 0, 0, TASKS)
     samples = [source.sample(number) for number in range(2)]
     samples = [
         type(s)(s.tiles.float(), s.labels, s.geometry, s.questions) for s in samples

@@ -14,6 +14,8 @@ import skimage.data
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits, load_sample_images
 
+from benchmarks.tiny.variety import clutter, lean, recolour, warp
+
 Generator = np.random.Generator
 
 TRAINING_PHOTOGRAPHS = (
@@ -85,9 +87,10 @@ def photographs(held_out: bool) -> list[Image.Image]:
     ]
 
 
-def make_scene(rng: Generator, held_out: bool) -> Scene:
-    """A crop of a photograph with up to `MOST_CARDS` cards, one below the other."""
-    image = _background(rng, held_out)
+def make_scene(rng: Generator, held_out: bool, hard: bool = False) -> Scene:
+    """A crop of a photograph with up to `MOST_CARDS` cards, one below the other; hard
+    ones, for training, have stranger glyphs and things beside them."""
+    image = _background(rng, held_out, hard)
     width, height = image.size
     most = min(MOST_CARDS, height // CARD_SIDES[0])
     bands = int(rng.integers(0, most + 1))
@@ -102,14 +105,14 @@ def make_scene(rng: Generator, held_out: bool) -> Scene:
             top=int(rng.integers(low, high - side + 1)),
             side=side,
         )
-        cards.append(_paste(rng, image, card, held_out))
+        cards.append(_paste(rng, image, card, held_out, hard))
     return Scene(image, tuple(cards))
 
 
-def make_crowd(rng: Generator) -> Scene:
+def make_crowd(rng: Generator, hard: bool = False) -> Scene:
     """A training scene with cards all over it: a tower sees more digits in less time,
     but there is no order to ask for."""
-    image = _background(rng, held_out=False)
+    image = _background(rng, False, hard)
     width, height = image.size
     cards: list[Card] = []
     for _ in range(rng.integers(0, width * height // 24**2)):
@@ -122,11 +125,11 @@ def make_crowd(rng: Generator) -> Scene:
             for card in cards
         ):
             card = Card(digit=0, left=left, top=top, side=side)
-            cards.append(_paste(rng, image, card, held_out=False))
+            cards.append(_paste(rng, image, card, False, hard))
     return Scene(image, tuple(cards))
 
 
-def _background(rng: Generator, held_out: bool) -> Image.Image:
+def _background(rng: Generator, held_out: bool, hard: bool) -> Image.Image:
     width, height = (
         round(side * rng.uniform(0.85, 1.0)) for side in SIZES[rng.integers(len(SIZES))]
     )
@@ -140,16 +143,17 @@ def _background(rng: Generator, held_out: bool) -> Image.Image:
     part = photo.crop((left, top, left + part_width, top + part_height))
     if rng.random() < 0.5:
         part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    part = part.resize((width, height), Image.Resampling.BICUBIC)
     if not held_out:
-        # Twelve photographs are few: other colours make more of them.
-        bands = np.asarray(part.resize((width, height), Image.Resampling.BICUBIC))
-        bands = bands[:, :, rng.permutation(3)] / 255
-        bands = bands ** rng.uniform(0.5, 2.0, 3)
-        part = Image.fromarray((bands * 255).round().astype(np.uint8))
-    return part.resize((width, height), Image.Resampling.BICUBIC)
+        part = recolour(rng, part)
+    if hard:
+        clutter(rng, part, photos)
+    return part
 
 
-def _paste(rng: Generator, image: Image.Image, card: Card, held_out: bool) -> Card:
+def _paste(
+    rng: Generator, image: Image.Image, card: Card, held_out: bool, hard: bool
+) -> Card:
     images, digits = glyphs(held_out)
     chosen = int(rng.integers(len(images)))
     paper = _colour(rng, 200, 256)
@@ -157,27 +161,21 @@ def _paste(rng: Generator, image: Image.Image, card: Card, held_out: bool) -> Ca
     drawn = Image.new("RGB", (side, side), paper)
     margin = max(2, side // 10)
     inner = side - 2 * margin
-    ink = images[chosen].resize((inner, inner), Image.Resampling.BICUBIC)
+    ink = images[chosen]
+    if hard and rng.random() < 0.5:
+        alike = [i for i, digit in enumerate(digits) if digit == digits[chosen]]
+        other = images[alike[rng.integers(len(alike))]]
+        ink = Image.blend(ink, other, rng.uniform(0, 0.5))
+    ink = ink.resize((inner, inner), Image.Resampling.BICUBIC)
     if not held_out:
-        ink = _vary(rng, ink)
+        ink = lean(rng, ink)
+    if hard:
+        ink = warp(rng, ink)
     dark = Image.new("RGB", (inner, inner), _colour(rng, 0, 90))
     drawn.paste(dark, (margin, margin), Image.eval(ink, lambda value: 255 - value))
     ImageDraw.Draw(drawn).rectangle((0, 0, side - 1, side - 1), outline=(120, 120, 120))
     image.paste(drawn, (card.left, card.top))
     return Card(digits[chosen], card.left, card.top, side)
-
-
-def _vary(rng: Generator, ink: Image.Image) -> Image.Image:
-    """The glyph turned, stretched and sheared a little, as another writer might."""
-    angle = rng.uniform(-0.2, 0.2)
-    stretch = rng.uniform(0.85, 1.15, 2)
-    turned = np.array([[1.0, -angle], [angle + rng.uniform(-0.15, 0.15), 1.0]])
-    turned = turned / stretch
-    centre = (ink.width - 1) / 2
-    shift = centre - turned @ (centre, centre)
-    rows = np.column_stack((turned, shift)).flatten().tolist()
-    way = Image.Transform.AFFINE
-    return ink.transform(ink.size, way, rows, Image.Resampling.BICUBIC, fillcolor=255)
 
 
 def _colour(rng: Generator, low: int, high: int) -> tuple[int, int, int]:

@@ -28,15 +28,21 @@ class Sample:
 class Samples(IterableDataset[list[Sample]]):
     """Batches of `size` training scenes from number `first` on.
 
-    A scene follows from its number. Crowds become rarer as it nears `last_crowd`, the
-    number of the first scene from which on there are none.
+    A scene follows from its number. Crowds become rarer until `last_crowd`; from
+    `first_hard` on all scenes are hard.
     """
 
     def __init__(
-        self, seed: int, first: int, size: int, last_crowd: int, tasks: Sequence[Task]
+        self,
+        seed: int,
+        first: int,
+        size: int,
+        last_crowd: int,
+        first_hard: int,
+        tasks: Sequence[Task],
     ) -> None:
-        self.seed, self.first, self.size = seed, first, size
-        self.last_crowd, self.tasks = last_crowd, tasks
+        self.seed, self.first, self.size, self.tasks = seed, first, size, tasks
+        self.last_crowd, self.first_hard = last_crowd, first_hard
         self.processor = make_processor(TINY, make_tokenizer()).image_processor
 
     def __iter__(self) -> Iterator[list[Sample]]:
@@ -60,4 +66,7 @@ class Samples(IterableDataset[list[Sample]]):
 
     def scene(self, rng: np.random.Generator, number: int) -> Scene:
         crowded = rng.random() * self.last_crowd > number
-        return make_crowd(rng) if crowded else make_scene(rng, held_out=False)
+        hard = number >= self.first_hard
+        if crowded:
+            return make_crowd(rng, hard)
+        return make_scene(rng, False, hard)

@@ -54,6 +54,7 @@ class Stage:
         others: parameters that learn by AdamW, as all else of `matrices` does.
         batch: scenes a step.
         crowded: part of the steps after which no scene is crowded any more.
+        easy: part of the steps before scenes are hard.
         done: steps so far.
         seconds: that they took.
     """
@@ -65,6 +66,7 @@ class Stage:
     batch: int
     peak: float
     crowded: float
+    easy: float
     tasks: Sequence[Task]
     done: int = 0
     seconds: float = 0
@@ -133,6 +135,7 @@ class Training:
                 batch=args.tower_batch,
                 peak=4e-3,
                 crowded=0.9,
+                easy=0.56,
                 tasks=(),
             ),
             Stage(
@@ -143,6 +146,7 @@ class Training:
                 batch=args.language_batch,
                 peak=args.language_rate,
                 crowded=0,
+                easy=0,
                 tasks=QUESTIONS,
             ),
         ]
@@ -190,6 +194,7 @@ class Training:
                 stage.done * stage.batch,
                 stage.batch,
                 int(stage.crowded * stage.steps * stage.batch),
+                int(stage.easy * stage.steps * stage.batch),
                 stage.tasks,
             )
             batches = DataLoader(samples, batch_size=None, num_workers=1)
