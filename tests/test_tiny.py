@@ -190,7 +190,7 @@ def test_packed_questions_cost_what_each_costs_alone() -> None:
     never_drops: Any = NeverDrops()
     losses, count = 0.0, 0
     with torch.inference_mode():
-        packed = answer_loss(model, tokenizer, samples, never_drops)
+        packed, facts = answer_loss(model, tokenizer, samples, never_drops)
         for number, sample in enumerate(samples):
             scene = source.scene(np.random.default_rng((3, number)), number)
             for question in sample.questions:
@@ -216,6 +216,7 @@ def test_packed_questions_cost_what_each_costs_alone() -> None:
                 ).item()
                 count += len(answer)
     assert packed.item() == pytest.approx(losses / count, rel=1e-4)
+    assert [*facts] == [task.__name__ for task in TASKS]
 
 
 def run_training(

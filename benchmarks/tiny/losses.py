@@ -1,6 +1,8 @@
 """What the small model learns from: the tower's two objectives, and the answers."""
 
 from collections.abc import Sequence
+from functools import partial
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -69,15 +71,21 @@ def tower_features(model: Any, tiles: Tensor) -> Tensor:
 
 def answer_loss(
     model: Any, tokenizer: Any, samples: Sequence[Sample], rng: Generator
-) -> Tensor:
-    """Cross entropy of the answers' tokens, all questions of a scene in one sequence:
-    each attends to the picture and itself, and stands right behind the picture."""
+) -> tuple[Tensor, dict[str, float]]:
+    """Cross entropy of the answers' tokens, and the share that is right by task.
+
+    All questions of a scene are in one sequence: each attends to the picture and to
+    itself, and stands right behind the picture.
+    """
+    device = model.device
     with torch.no_grad():
-        features = tower_features(model, torch.cat([s.tiles for s in samples]))[:, 1:]
+        tiles = torch.cat([sample.tiles for sample in samples]).to(device)
+        features = tower_features(model, tiles)[:, 1:]
     projected = model.model.multi_modal_projector(features)
-    counts = [len(s.tiles) for s in samples]
+    counts = [len(sample.tiles) for sample in samples]
     embed = model.get_input_embeddings()
-    rows, positions, groups, labels = [], [], [], []
+    rows, positions, turns, targets = [], [], [], []
+    tasks: list[str] = []
     for sample, own in zip(samples, projected.split(counts), strict=True):
         keep = None
         if rng.random() < 0.5:
@@ -86,36 +94,42 @@ def answer_loss(
         visual = visual_rows(
             own.flatten(0, 1), sample.geometry, model.model.image_newline, keep
         )
-        before = torch.tensor(tokenizer(prompt_of("")[0]).input_ids)
+        before = torch.tensor(tokenizer(prompt_of("")[0]).input_ids, device=device)
         prefix = torch.cat((embed(before), visual.to(embed.weight.dtype)))
-        parts, group = [prefix], [torch.zeros(len(prefix), dtype=torch.long)]
-        position = [torch.arange(len(prefix))]
-        label = [torch.full((len(prefix),), IGNORE)]
-        for turn, question in enumerate(sample.questions, start=1):
+        row, position = [prefix], [*range(len(prefix))]
+        turn, target = [0] * len(prefix), [IGNORE] * len(prefix)
+        for number, question in enumerate(sample.questions, start=1):
             asked = tokenizer(prompt_of(question.text)[1]).input_ids
             said = tokenizer(f" {question.answer}").input_ids
             said = [*said, tokenizer.eos_token_id]
-            ids = torch.tensor([*asked, *said])
-            parts.append(embed(ids))
-            group.append(torch.full((len(ids),), turn))
-            position.append(torch.arange(len(ids)) + len(prefix))
-            label.append(torch.tensor([IGNORE] * len(asked) + said))
-        rows.append(torch.cat(parts))
-        groups.append(torch.cat(group))
-        positions.append(torch.cat(position))
-        labels.append(torch.cat(label))
-    pad = nn.utils.rnn.pad_sequence
-    turns = pad(groups, batch_first=True, padding_value=-1)
-    causal = torch.ones(turns.shape[1], turns.shape[1], dtype=torch.bool).tril()
-    same = turns[:, :, None] == turns[:, None, :]
-    seen = causal & (same | (turns == 0)[:, None, :])
+            tasks.extend([question.task] * len(said))
+            ids = [*asked, *said]
+            row.append(embed(torch.tensor(ids, device=device)))
+            position.extend(range(len(prefix), len(prefix) + len(ids)))
+            turn.extend([number] * len(ids))
+            target.extend([IGNORE] * len(asked) + said)
+        rows.append(torch.cat(row))
+        positions.append(torch.tensor(position))
+        turns.append(torch.tensor(turn))
+        targets.append(torch.tensor(target))
+    pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
+    of_turn = pad(turns, padding_value=-1)
+    causal = torch.ones(of_turn.shape[1], of_turn.shape[1], dtype=torch.bool).tril()
+    same = of_turn[:, :, None] == of_turn[:, None, :]
+    seen = causal & (same | (of_turn == 0)[:, None, :])
     hidden = model.model.language_model(
-        inputs_embeds=pad(rows, batch_first=True),
-        attention_mask=seen[:, None],
-        position_ids=pad(positions, batch_first=True),
+        inputs_embeds=pad(rows),
+        attention_mask=seen[:, None].to(device),
+        position_ids=pad(positions).to(device),
         use_cache=False,
     ).last_hidden_state
-    targets = pad(labels, batch_first=True, padding_value=IGNORE)[:, 1:]
-    chosen = targets != IGNORE
-    logits = model.lm_head(hidden[:, :-1][chosen])
-    return functional.cross_entropy(logits.float(), targets[chosen])
+    following = pad(targets, padding_value=IGNORE)[:, 1:].to(device)
+    chosen = following != IGNORE
+    answers = following[chosen]
+    logits = model.lm_head(hidden[:, :-1][chosen]).float()
+    right = (logits.argmax(dim=-1) == answers).tolist()
+    facts = {
+        task: fmean(r for r, of in zip(right, tasks, strict=True) if of == task)
+        for task in dict.fromkeys(tasks)
+    }
+    return functional.cross_entropy(logits, answers), facts

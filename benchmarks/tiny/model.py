@@ -52,10 +52,9 @@ def visual_rows(
         keep: `[N + V_sub]` bool over the sequence, or None for the stock sequence
             with its newline tokens.
     """
-    sequence = index_tables(geometry, torch.device("cpu")).sequence
-    rows = features[sequence]
+    rows = features[index_tables(geometry, features.device).sequence]
     if keep is not None:
-        return rows[keep]
+        return rows[keep.to(rows.device)]
     n = geometry.patches_per_partition
     canvas = rows[n:].view(geometry.height, geometry.width, -1)
     ends = newline.expand(geometry.height, 1, -1)

@@ -144,7 +144,7 @@ class Training:
                 others=[*self.model.lm_head.parameters(), inner.image_newline],
                 steps=args.language_steps,
                 batch=args.language_batch,
-                peak=args.language_rate,
+                peak=3e-3,
                 crowded=0,
                 easy=0,
                 tasks=QUESTIONS,
@@ -233,7 +233,7 @@ class Training:
         self, stage: str, batch: Sequence[Sample], rng: np.random.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
         if stage == "language":
-            return answer_loss(self.model, self.tokenizer, batch, rng), {}
+            return answer_loss(self.model, self.tokenizer, batch, rng)
         tiles = torch.cat([sample.tiles for sample in batch]).to(self.device)
         digits = torch.cat([sample.labels.digits for sample in batch])
         middles = torch.cat([sample.labels.middles for sample in batch])
@@ -247,11 +247,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("out/llava-next-tiny"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tower-steps", type=int, default=8_000)
+    parser.add_argument("--tower-steps", type=int, default=6_500)
     parser.add_argument("--tower-batch", type=int, default=12, help="scenes a step")
-    parser.add_argument("--language-steps", type=int, default=12_000)
+    parser.add_argument("--language-steps", type=int, default=7_000)
     parser.add_argument("--language-batch", type=int, default=8, help="scenes a step")
-    parser.add_argument("--language-rate", type=float, default=2e-3)
     parser.add_argument("--every", type=int, default=200, help="steps between saves")
     parser.add_argument("--device", default="cpu")
     Training(parser.parse_args(argv)).run()
