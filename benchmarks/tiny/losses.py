@@ -13,6 +13,7 @@ from torch.nn import functional
 from benchmarks.tiny.labels import BACKGROUND, IGNORE
 from benchmarks.tiny.model import TINY, prompt_of, visual_rows
 from benchmarks.tiny.samples import Sample
+from vllm_hired.geometry import index_tables
 from vllm_hired.inspect.tower import inner_tower
 
 Generator = np.random.Generator
@@ -69,13 +70,44 @@ def tower_features(model: Any, tiles: Tensor) -> Tensor:
     return hidden
 
 
+def drop_evenly(sample: Sample, rng: Generator) -> Tensor | None:
+    """In half of the scenes, all patches stay with one chance, drawn for the scene.
+
+    Returns:
+        `[N + V_sub]` bool over the sequence, or None where nothing is dropped.
+    """
+    if rng.random() >= 0.5:
+        return None
+    chance = rng.uniform(0.05, 1.0)
+    return torch.from_numpy(rng.random(sample.geometry.num_selectable) < chance)
+
+
+def drop_unevenly(sample: Sample, rng: Generator) -> Tensor | None:
+    """In three quarters of the scenes; in half of those, patches on cards stay with a
+    higher chance of their own. So sequences differ in what they are full of, not in
+    length alone, as they do after any selection by content. Returns as `drop_evenly`.
+    """
+    if rng.random() >= 0.75:
+        return None
+    chance = rng.uniform(0.05, 1.0)
+    of_cards = rng.uniform(chance, 1.0) if rng.random() < 0.5 else chance
+    tables = index_tables(sample.geometry, torch.device("cpu"))
+    on_card = (sample.labels.digits.flatten() != BACKGROUND)[tables.sequence]
+    chances = torch.where(on_card, of_cards, chance)
+    return torch.from_numpy(rng.random(len(chances))) < chances
+
+
 def answer_loss(
-    model: Any, tokenizer: Any, samples: Sequence[Sample], rng: Generator
+    model: Any,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    keeps: Sequence[Tensor | None],
 ) -> tuple[Tensor, dict[str, float]]:
     """Cross entropy of the answers' tokens, and the share that is right by task.
 
     All questions of a scene are in one sequence: each attends to the picture and to
-    itself, and stands right behind the picture.
+    itself, and stands right behind the picture. `keeps` says what stays of each
+    picture, as `visual_rows` takes it.
     """
     device = model.device
     with torch.no_grad():
@@ -86,11 +118,8 @@ def answer_loss(
     embed = model.get_input_embeddings()
     rows, positions, turns, targets = [], [], [], []
     tasks: list[str] = []
-    for sample, own in zip(samples, projected.split(counts), strict=True):
-        keep = None
-        if rng.random() < 0.5:
-            share = rng.uniform(0.05, 1.0)
-            keep = torch.from_numpy(rng.random(sample.geometry.num_selectable) < share)
+    pictures = zip(samples, projected.split(counts), keeps, strict=True)
+    for sample, own, keep in pictures:
         visual = visual_rows(
             own.flatten(0, 1), sample.geometry, model.model.image_newline, keep
         )

@@ -3,9 +3,10 @@
 The tower learns two things together: [CLS] says which digits a partition shows (as
 CLIP's [CLS] gathers what is in a picture), and each patch says which digit lies on it
 and whether it is the middle of a card.
-Then projector and LLM answer questions on scenes of all shapes. In half of them
+Then projector and LLM answer questions on scenes of all shapes. In many of them
 visual tokens are dropped at random, never by HiRED: a small model trained at one length
-does not bear shorter sequences, as a pre-trained 7B does.
+does not bear shorter sequences, as a pre-trained 7B does. In a third stage they are
+dropped unevenly, too: with a higher chance to stay for patches on cards.
 
     python -m benchmarks.tiny.train --out out/llava-next-tiny
 
@@ -16,7 +17,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,13 @@ from benchmarks.checkpoints import (
 )
 from benchmarks.provenance import provenance
 from benchmarks.tiny.data import Task, corner, counting, presence, transcription
-from benchmarks.tiny.losses import TowerHeads, answer_loss, tower_features
+from benchmarks.tiny.losses import (
+    TowerHeads,
+    answer_loss,
+    drop_evenly,
+    drop_unevenly,
+    tower_features,
+)
 from benchmarks.tiny.model import TINY
 from benchmarks.tiny.samples import Sample, Samples
 from vllm_hired.inspect.tower import inner_tower
@@ -47,7 +54,7 @@ QUESTIONS = (transcription, counting, *[corner] * 2, *[presence] * 4)
 
 @dataclass
 class Stage:
-    """A part of the model that learns; the rest stands still.
+    """A part of the model that learns for a while; the rest stands still.
 
     Attributes:
         matrices: modules of which the weights of linear layers learn by Muon.
@@ -55,6 +62,7 @@ class Stage:
         batch: scenes a step.
         crowded: part of the steps after which no scene is crowded any more.
         easy: part of the steps before scenes are hard.
+        drop: which visual tokens of a scene stay; None in a stage without LLM.
         done: steps so far.
         seconds: that they took.
     """
@@ -68,6 +76,7 @@ class Stage:
     crowded: float
     easy: float
     tasks: Sequence[Task]
+    drop: Callable[[Sample, np.random.Generator], torch.Tensor | None] | None
     done: int = 0
     seconds: float = 0
     optimizers: list[torch.optim.Optimizer] = field(init=False)
@@ -137,18 +146,26 @@ class Training:
                 crowded=0.9,
                 easy=0.56,
                 tasks=(),
+                drop=None,
             ),
-            Stage(
-                name="language",
-                matrices=[inner.language_model, inner.multi_modal_projector],
-                others=[*self.model.lm_head.parameters(), inner.image_newline],
-                steps=args.language_steps,
-                batch=args.language_batch,
-                peak=3e-3,
-                crowded=0,
-                easy=0,
-                tasks=QUESTIONS,
-            ),
+            *[
+                Stage(
+                    name=name,
+                    matrices=[inner.language_model, inner.multi_modal_projector],
+                    others=[*self.model.lm_head.parameters(), inner.image_newline],
+                    steps=steps,
+                    batch=args.language_batch,
+                    peak=peak,
+                    crowded=0,
+                    easy=0,
+                    tasks=QUESTIONS,
+                    drop=drop,
+                )
+                for name, steps, peak, drop in (
+                    ("language", args.language_steps, 3e-3, drop_evenly),
+                    ("dropping", args.dropping_steps, 2e-3, drop_unevenly),
+                )
+            ],
         ]
         self.state = args.out / "training.pt"
         if self.state.exists():
@@ -159,7 +176,9 @@ class Training:
         self.model.load_state_dict(saved["model"])
         self.heads.load_state_dict(saved["heads"])
         for stage in self.stages:
-            kept = saved["stages"][stage.name]
+            kept = saved["stages"].get(stage.name)
+            if kept is None:
+                continue
             stage.done, stage.seconds = kept["done"], kept["seconds"]
             for optimizer, state in zip(
                 stage.optimizers, kept["optimizers"], strict=True
@@ -204,7 +223,7 @@ class Training:
             for step, batch in zip(bar, batches, strict=False):
                 rng = np.random.default_rng((self.args.seed, number, step))
                 with torch.autocast(self.device.type, torch.bfloat16):
-                    loss, facts = self.loss(stage.name, batch, rng)
+                    loss, facts = self.loss(stage, batch, rng)
                 stage.update(loss)
                 stage.seconds = time.monotonic() - begun
                 if stage.done % self.args.every == 0 or stage.done == stage.steps:
@@ -230,10 +249,11 @@ class Training:
             lines.write(json.dumps(facts) + "\n")
 
     def loss(
-        self, stage: str, batch: Sequence[Sample], rng: np.random.Generator
+        self, stage: Stage, batch: Sequence[Sample], rng: np.random.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        if stage == "language":
-            return answer_loss(self.model, self.tokenizer, batch, rng)
+        if stage.drop is not None:
+            keeps = [stage.drop(sample, rng) for sample in batch]
+            return answer_loss(self.model, self.tokenizer, batch, keeps)
         tiles = torch.cat([sample.tiles for sample in batch]).to(self.device)
         digits = torch.cat([sample.labels.digits for sample in batch])
         middles = torch.cat([sample.labels.middles for sample in batch])
@@ -249,7 +269,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tower-steps", type=int, default=6_500)
     parser.add_argument("--tower-batch", type=int, default=12, help="scenes a step")
-    parser.add_argument("--language-steps", type=int, default=7_000)
+    parser.add_argument("--language-steps", type=int, default=3_600)
+    parser.add_argument("--dropping-steps", type=int, default=3_000)
     parser.add_argument("--language-batch", type=int, default=8, help="scenes a step")
     parser.add_argument("--every", type=int, default=200, help="steps between saves")
     parser.add_argument("--device", default="cpu")
