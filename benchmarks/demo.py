@@ -35,15 +35,14 @@ NOTE = (
 
 
 def full_scenes(count: int) -> list[tuple[Scene, list[Question]]]:
-    """The first held-out scenes that show as many cards as a scene can, of two tiles
-    and more in each direction the first."""
+    """The first held-out scenes that show as many cards as a scene can, those with the
+    longest short side first."""
     scenes = [
         (scene, questions)
         for scene, questions in held_out(20 * count)
         if len(scene.cards) == MOST_CARDS
     ]
-    square = sorted(scenes, key=lambda pair: min(pair[0].image.size), reverse=True)
-    return square[:count]
+    return sorted(scenes, key=lambda pair: -min(pair[0].image.size))[:count]
 
 
 def start_engine(checkpoint: Path) -> LLM:
@@ -151,6 +150,7 @@ def main() -> None:
     ]
     picture = stack([draw(llm, first.image, budget) for budget in DRAWN_BUDGETS])
     picture.quantize(256).save(args.out / "kept.png", optimize=True)
+    first.image.save(args.out / "scene.png")
 
     result = {"model": args.model.name, **provenance(), "rows": rows}
     (args.out / "demo.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -28,11 +28,11 @@ from benchmarks.tiny.data import (
     make_scene,
 )
 from benchmarks.tiny.labels import BACKGROUND, IGNORE, SEEN, UNSEEN, patch_labels
-from benchmarks.tiny.losses import answer_loss
+from benchmarks.tiny.losses import answer_loss, drop_evenly, drop_unevenly
 from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
 from benchmarks.tiny.samples import Samples
 from tests.conftest import MakeEngine
-from vllm_hired.geometry import image_geometry
+from vllm_hired.geometry import image_geometry, index_tables
 
 
 def scenes(count: int, is_held_out: bool = False) -> list[Scene]:
@@ -167,11 +167,44 @@ def test_each_card_has_a_middle_in_the_thumbnail_and_in_one_tile(number: int) ->
     assert Counter(told) <= digits
 
 
-class NeverDrops:
-    """In place of a random generator."""
+def shares_kept(drop: Any, count: int) -> list[tuple[float, float] | None]:
+    """Of each scene: the shares of background and of cards that stay, in sequence."""
+    source = Samples(3, 0, 1, 0, 0, ())
+    rng = np.random.default_rng(0)
+    samples = [s for s in map(source.sample, range(30)) if len(s.labels.digits) == 5]
+    found: list[tuple[float, float] | None] = []
+    for number in range(count):
+        sample = samples[number % len(samples)]
+        keep = drop(sample, rng)
+        if keep is None:
+            found.append(None)
+            continue
+        assert keep.shape == (sample.geometry.num_selectable,)
+        order = index_tables(sample.geometry, torch.device("cpu")).sequence
+        on_card = (sample.labels.digits.flatten() != BACKGROUND)[order]
+        if on_card.any():
+            of_background, of_cards = keep[~on_card], keep[on_card]
+            found.append(
+                (of_background.float().mean().item(), of_cards.float().mean().item())
+            )
+    return found
 
-    def random(self) -> float:
-        return 1.0
+
+@pytest.mark.parametrize(
+    ("drop", "untouched", "even"),
+    [(drop_evenly, 0.5, True), (drop_unevenly, 0.25, False)],
+)
+def test_what_training_drops(drop: Any, untouched: float, even: bool) -> None:
+    found = shares_kept(drop, 1000)
+    shares = np.array([pair for pair in found if pair is not None])
+    assert 1 - len(shares) / len(found) == pytest.approx(untouched, abs=0.06)
+    of_background, of_cards = shares.T
+    assert of_background.min() < 0.1
+    assert of_background.max() > 0.9
+    # Uniform from 5% to 100%, and for cards, in half of the scenes, from there up.
+    assert of_background.mean() == pytest.approx(0.525, abs=0.05)
+    more = 0 if even else 0.5 * (1 - 0.525) / 2
+    assert (of_cards - of_background).mean() == pytest.approx(more, abs=0.04)
 
 
 def test_packed_questions_cost_what_each_costs_alone() -> None:
@@ -187,10 +220,9 @@ def test_packed_questions_cost_what_each_costs_alone() -> None:
     samples = [
         type(s)(s.tiles.float(), s.labels, s.geometry, s.questions) for s in samples
     ]
-    never_drops: Any = NeverDrops()
     losses, count = 0.0, 0
     with torch.inference_mode():
-        packed, facts = answer_loss(model, tokenizer, samples, never_drops)
+        packed, facts = answer_loss(model, tokenizer, samples, [None, None])
         for number, sample in enumerate(samples):
             scene = source.scene(np.random.default_rng((3, number)), number)
             for question in sample.questions:
@@ -227,6 +259,7 @@ def run_training(
             *["--out", str(out), "--every", "4"],
             *["--tower-steps", str(tower_steps), "--tower-batch", "4"],
             *["--language-steps", str(language_steps), "--language-batch", "4"],
+            *["--dropping-steps", str(language_steps // 6)],
         ]
     )
     return [json.loads(line) for line in (out / "training.jsonl").open()]
