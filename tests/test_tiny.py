@@ -191,20 +191,27 @@ def shares_kept(drop: Any, count: int) -> list[tuple[float, float] | None]:
 
 
 @pytest.mark.parametrize(
-    ("drop", "untouched", "even"),
-    [(drop_evenly, 0.5, True), (drop_unevenly, 0.25, False)],
+    ("drop", "untouched", "background", "cards"),
+    [
+        # Uniform from 5% to 100%.
+        (drop_evenly, 0.5, 0.525, 0.525),
+        # That in a third; else 2% to 100% on a scale of logarithms, cards from 60% up.
+        (drop_unevenly, 0.25, (0.525 + 2 * 0.25) / 3, (0.525 + 2 * 0.81) / 3),
+    ],
 )
-def test_what_training_drops(drop: Any, untouched: float, even: bool) -> None:
+def test_what_training_drops(
+    drop: Any, untouched: float, background: float, cards: float
+) -> None:
     found = shares_kept(drop, 1000)
     shares = np.array([pair for pair in found if pair is not None])
     assert 1 - len(shares) / len(found) == pytest.approx(untouched, abs=0.06)
     of_background, of_cards = shares.T
     assert of_background.min() < 0.1
     assert of_background.max() > 0.9
-    # Uniform from 5% to 100%, and for cards, in half of the scenes, from there up.
-    assert of_background.mean() == pytest.approx(0.525, abs=0.05)
-    more = 0 if even else 0.5 * (1 - 0.525) / 2
-    assert (of_cards - of_background).mean() == pytest.approx(more, abs=0.04)
+    assert of_background.mean() == pytest.approx(background, abs=0.05)
+    assert (of_cards - of_background).mean() == pytest.approx(
+        cards - background, abs=0.04
+    )
 
 
 def test_packed_questions_cost_what_each_costs_alone() -> None:

@@ -115,7 +115,7 @@ def make_crowd(rng: Generator, hard: bool = False) -> Scene:
     image = _background(rng, False, hard)
     width, height = image.size
     cards: list[Card] = []
-    for _ in range(rng.integers(0, width * height // 24**2)):
+    for _ in range(int(rng.integers(0, width * height // 24**2))):
         side = int(rng.integers(CARD_SIDES[0], CARD_SIDES[1] + 1))
         left = int(rng.integers(0, width - side + 1))
         top = int(rng.integers(0, height - side + 1))
@@ -131,10 +131,11 @@ def make_crowd(rng: Generator, hard: bool = False) -> Scene:
 
 def _background(rng: Generator, held_out: bool, hard: bool) -> Image.Image:
     width, height = (
-        round(side * rng.uniform(0.85, 1.0)) for side in SIZES[rng.integers(len(SIZES))]
+        round(side * rng.uniform(0.85, 1.0))
+        for side in SIZES[int(rng.integers(len(SIZES)))]
     )
     photos = photographs(held_out)
-    photo = photos[rng.integers(len(photos))]
+    photo = photos[int(rng.integers(len(photos)))]
     scale = rng.uniform(0.4, 1.0)
     part_height = max(1, int(min(photo.height, photo.width * height / width) * scale))
     part_width = max(1, int(part_height * width / height))
@@ -164,7 +165,7 @@ def _paste(
     ink = images[chosen]
     if hard and rng.random() < 0.5:
         alike = [i for i, digit in enumerate(digits) if digit == digits[chosen]]
-        other = images[alike[rng.integers(len(alike))]]
+        other = images[alike[int(rng.integers(len(alike)))]]
         ink = Image.blend(ink, other, rng.uniform(0, 0.5))
     ink = ink.resize((inner, inner), Image.Resampling.BICUBIC)
     if not held_out:
@@ -209,7 +210,7 @@ def corner(rng: Generator, scene: Scene) -> Question:
     pool = held if held and rng.random() < 0.7 else clear
     if not pool:
         return counting(rng, scene)
-    quarter = pool[rng.integers(len(pool))]
+    quarter = pool[int(rng.integers(len(pool)))]
     answer = str(found[quarter][0]) if found[quarter] else "nothing"
     return Question("corner", f"What is in the {names[quarter]}?", answer)
 
@@ -220,7 +221,7 @@ def presence(rng: Generator, scene: Scene) -> Question:
     absent = [digit for digit in range(10) if digit not in there]
     is_there = bool(there) and rng.random() < 0.5
     pool = there if is_there else absent
-    digit = pool[rng.integers(len(pool))]
+    digit = pool[int(rng.integers(len(pool)))]
     return Question("presence", f"Is there a {digit}?", "yes" if is_there else "no")
 
 

@@ -1,6 +1,7 @@
 """What the small model learns from: the tower's two objectives, and the answers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -83,18 +84,90 @@ def drop_evenly(sample: Sample, rng: Generator) -> Tensor | None:
 
 
 def drop_unevenly(sample: Sample, rng: Generator) -> Tensor | None:
-    """In three quarters of the scenes; in half of those, patches on cards stay with a
-    higher chance of their own. So sequences differ in what they are full of, not in
-    length alone, as they do after any selection by content. Returns as `drop_evenly`.
+    """In three quarters of the scenes. In two thirds of those, each partition's patches
+    stay with a chance of their own, and patches on cards with a higher one. So
+    sequences differ in what they are full of, not in length alone, as they do after any
+    selection by content. Returns as `drop_evenly`.
     """
-    if rng.random() >= 0.75:
+    kind = rng.random()
+    if kind < 0.25:
         return None
-    chance = rng.uniform(0.05, 1.0)
-    of_cards = rng.uniform(chance, 1.0) if rng.random() < 0.5 else chance
-    tables = index_tables(sample.geometry, torch.device("cpu"))
-    on_card = (sample.labels.digits.flatten() != BACKGROUND)[tables.sequence]
-    chances = torch.where(on_card, of_cards, chance)
-    return torch.from_numpy(rng.random(len(chances))) < chances
+    digits = sample.labels.digits
+    if kind < 0.5:
+        chances = torch.full(digits.shape, rng.uniform(0.05, 1.0))
+    else:
+        # From 2% to 100%, as many at each order of magnitude.
+        of_partitions = torch.from_numpy(0.02 ** rng.random((len(digits), 1)))
+        on_card = torch.where(digits == BACKGROUND, 0.0, rng.uniform(0.6, 1.0))
+        chances = torch.maximum(of_partitions, on_card)
+    order = index_tables(sample.geometry, torch.device("cpu")).sequence
+    return torch.from_numpy(rng.random(len(order))) < chances.flatten()[order]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture and all questions about it, each behind the picture.
+
+    Attributes:
+        inputs: `[L, hidden]` embeddings.
+        positions: `[L]`; those of each question follow the picture's.
+        turns: `[L]`, 0 on the picture, else the question's number.
+        targets: `[L]` token ids of answers, else IGNORE.
+        tasks: of the answers' tokens.
+    """
+
+    inputs: Tensor
+    positions: Tensor
+    turns: Tensor
+    targets: Tensor
+    tasks: list[str]
+
+
+def make_row(model: Any, tokenizer: Any, sample: Sample, visual: Tensor) -> Row:
+    """Of a sample and its `[n, hidden]` rows of `visual_rows`."""
+    embed = model.get_input_embeddings()
+    before = torch.tensor(tokenizer(prompt_of("")[0]).input_ids, device=visual.device)
+    inputs = [embed(before), visual.to(embed.weight.dtype)]
+    length = len(before) + len(visual)
+    positions, turns = [*range(length)], [0] * length
+    targets, tasks = [IGNORE] * length, []
+    for number, question in enumerate(sample.questions, start=1):
+        asked = tokenizer(prompt_of(question.text)[1]).input_ids
+        said = tokenizer(f" {question.answer}").input_ids
+        said = [*said, tokenizer.eos_token_id]
+        ids = [*asked, *said]
+        inputs.append(embed(torch.tensor(ids, device=visual.device)))
+        positions.extend(range(length, length + len(ids)))
+        turns.extend([number] * len(ids))
+        targets.extend([IGNORE] * len(asked) + said)
+        tasks.extend([question.task] * len(said))
+    return Row(
+        torch.cat(inputs),
+        torch.tensor(positions),
+        torch.tensor(turns),
+        torch.tensor(targets),
+        tasks,
+    )
+
+
+def predict_answers(model: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """`[n, vocabulary]` logits and `[n]` ids of all answers' tokens, row by row."""
+    device = model.device
+    pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
+    turns = pad([row.turns for row in rows], padding_value=-1)
+    causal = torch.ones(turns.shape[1], turns.shape[1], dtype=torch.bool).tril()
+    same = turns[:, :, None] == turns[:, None, :]
+    seen = causal & (same | (turns == 0)[:, None, :])
+    hidden = model.model.language_model(
+        inputs_embeds=pad([row.inputs for row in rows]),
+        attention_mask=seen[:, None].to(device),
+        position_ids=pad([row.positions for row in rows]).to(device),
+        use_cache=False,
+    ).last_hidden_state
+    targets = pad([row.targets for row in rows], padding_value=IGNORE)
+    following = targets[:, 1:].to(device)
+    chosen = following != IGNORE
+    return model.lm_head(hidden[:, :-1][chosen]).float(), following[chosen]
 
 
 def answer_loss(
@@ -109,53 +182,28 @@ def answer_loss(
     itself, and stands right behind the picture. `keeps` says what stays of each
     picture, as `visual_rows` takes it.
     """
-    device = model.device
+    inner = model.model
     with torch.no_grad():
-        tiles = torch.cat([sample.tiles for sample in samples]).to(device)
+        tiles = torch.cat([sample.tiles for sample in samples]).to(model.device)
         features = tower_features(model, tiles)[:, 1:]
-    projected = model.model.multi_modal_projector(features)
+    projected = inner.multi_modal_projector(features)
     counts = [len(sample.tiles) for sample in samples]
-    embed = model.get_input_embeddings()
-    rows, positions, turns, targets = [], [], [], []
-    tasks: list[str] = []
-    pictures = zip(samples, projected.split(counts), keeps, strict=True)
-    for sample, own, keep in pictures:
-        visual = visual_rows(
-            own.flatten(0, 1), sample.geometry, model.model.image_newline, keep
+    rows = [
+        make_row(
+            model,
+            tokenizer,
+            sample,
+            visual_rows(own.flatten(0, 1), sample.geometry, inner.image_newline, keep),
         )
-        before = torch.tensor(tokenizer(prompt_of("")[0]).input_ids, device=device)
-        prefix = torch.cat((embed(before), visual.to(embed.weight.dtype)))
-        row, position = [prefix], [*range(len(prefix))]
-        turn, target = [0] * len(prefix), [IGNORE] * len(prefix)
-        for number, question in enumerate(sample.questions, start=1):
-            asked = tokenizer(prompt_of(question.text)[1]).input_ids
-            said = tokenizer(f" {question.answer}").input_ids
-            said = [*said, tokenizer.eos_token_id]
-            tasks.extend([question.task] * len(said))
-            ids = [*asked, *said]
-            row.append(embed(torch.tensor(ids, device=device)))
-            position.extend(range(len(prefix), len(prefix) + len(ids)))
-            turn.extend([number] * len(ids))
-            target.extend([IGNORE] * len(asked) + said)
-        rows.append(torch.cat(row))
-        positions.append(torch.tensor(position))
-        turns.append(torch.tensor(turn))
-        targets.append(torch.tensor(target))
-    pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
-    of_turn = pad(turns, padding_value=-1)
-    causal = torch.ones(of_turn.shape[1], of_turn.shape[1], dtype=torch.bool).tril()
-    same = of_turn[:, :, None] == of_turn[:, None, :]
-    seen = causal & (same | (of_turn == 0)[:, None, :])
-    hidden = model.model.language_model(
-        inputs_embeds=pad(rows),
-        attention_mask=seen[:, None].to(device),
-        position_ids=pad(positions).to(device),
-        use_cache=False,
-    ).last_hidden_state
-    following = pad(targets, padding_value=IGNORE)[:, 1:].to(device)
-    chosen = following != IGNORE
-    answers = following[chosen]
-    logits = model.lm_head(hidden[:, :-1][chosen]).float()
+        for sample, own, keep in zip(
+            samples, projected.split(counts), keeps, strict=True
+        )
+    ]
+    # Rows of like length together: padding takes as long as tokens do.
+    rows.sort(key=lambda row: len(row.turns))
+    parts = [predict_answers(model, rows[i : i + 4]) for i in range(0, len(rows), 4)]
+    logits, answers = (torch.cat(part) for part in zip(*parts, strict=True))
+    tasks = [task for row in rows for task in row.tasks]
     right = (logits.argmax(dim=-1) == answers).tolist()
     facts = {
         task: fmean(r for r, of in zip(right, tasks, strict=True) if of == task)

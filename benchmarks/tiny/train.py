@@ -51,6 +51,9 @@ from vllm_hired.inspect.tower import inner_tower
 QUESTIONS = (transcription, counting, *[corner] * 2, *[presence] * 4)
 """Of each scene: questions are short beside the picture that they share."""
 
+QUESTIONS_DROPPING = (transcription, counting, *[corner] * 2, presence)
+"""Yes and no are learned by then."""
+
 
 @dataclass
 class Stage:
@@ -117,7 +120,7 @@ class Stage:
 
 
 class Training:
-    """The model, its two stages and where they stand."""
+    """The model, its three stages and where they stand."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
@@ -158,12 +161,18 @@ class Training:
                     peak=peak,
                     crowded=0,
                     easy=0,
-                    tasks=QUESTIONS,
+                    tasks=tasks,
                     drop=drop,
                 )
-                for name, steps, peak, drop in (
-                    ("language", args.language_steps, 3e-3, drop_evenly),
-                    ("dropping", args.dropping_steps, 2e-3, drop_unevenly),
+                for name, steps, peak, tasks, drop in (
+                    ("language", args.language_steps, 3e-3, QUESTIONS, drop_evenly),
+                    (
+                        "dropping",
+                        args.dropping_steps,
+                        2e-3,
+                        QUESTIONS_DROPPING,
+                        drop_unevenly,
+                    ),
                 )
             ],
         ]
@@ -270,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tower-steps", type=int, default=6_500)
     parser.add_argument("--tower-batch", type=int, default=12, help="scenes a step")
     parser.add_argument("--language-steps", type=int, default=3_600)
-    parser.add_argument("--dropping-steps", type=int, default=3_000)
+    parser.add_argument("--dropping-steps", type=int, default=10_000)
     parser.add_argument("--language-batch", type=int, default=8, help="scenes a step")
     parser.add_argument("--every", type=int, default=200, help="steps between saves")
     parser.add_argument("--device", default="cpu")

@@ -17,12 +17,12 @@ def recolour(rng: Generator, image: Image.Image) -> Image.Image:
 
 def clutter(rng: Generator, image: Image.Image, photos: Sequence[Image.Image]) -> None:
     """Pastes what is no digit: pieces of other photographs, and empty cards."""
-    for _ in range(rng.integers(0, 7)):
+    for _ in range(int(rng.integers(0, 7))):
         width, height = (int(side) for side in rng.integers(8, 40, 2))
         left = int(rng.integers(0, image.width - width))
         top = int(rng.integers(0, image.height - height))
         if rng.random() < 0.7:
-            photo = photos[rng.integers(len(photos))]
+            photo = photos[int(rng.integers(len(photos)))]
             x = int(rng.integers(0, photo.width - 2 * width))
             y = int(rng.integers(0, photo.height - 2 * height))
             piece = photo.crop((x, y, x + 2 * width, y + 2 * height))
