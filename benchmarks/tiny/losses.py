@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.tiny.labels import BACKGROUND, IGNORE
-from benchmarks.tiny.model import TINY, prompt_of, visual_rows
+from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
 from benchmarks.tiny.samples import Sample
 from vllm_hired.geometry import index_tables
 from vllm_hired.inspect.tower import inner_tower
 
 Generator = np.random.Generator
+GRID = TILE // PATCH
 
 
 class TowerHeads(nn.Module):
@@ -29,6 +30,8 @@ class TowerHeads(nn.Module):
         self.present = nn.Linear(TINY.vision_hidden, 10)
         self.digit = nn.Linear(TINY.vision_hidden, BACKGROUND + 1)
         self.middle = nn.Linear(TINY.vision_hidden, 1)
+        self.row = nn.Linear(TINY.vision_hidden, GRID)
+        self.column = nn.Linear(TINY.vision_hidden, GRID)
 
     def forward(
         self, hidden: Tensor, digits: Tensor, middles: Tensor
@@ -60,6 +63,22 @@ class TowerHeads(nn.Module):
         }
         return (dense * weights).sum() / weights.sum() + 2 * whole, facts
 
+    def places(self, hidden: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss and accuracies of where each patch lies in its partition."""
+        patches = self.norm(hidden[:, 1:].float())
+        index = torch.arange(GRID * GRID, device=hidden.device).expand(len(hidden), -1)
+        total, facts = patches.new_zeros(()), {}
+        for name, head, truth in (
+            ("row", self.row, index // GRID),
+            ("column", self.column, index % GRID),
+        ):
+            said = head(patches)
+            total = total + functional.cross_entropy(
+                said.flatten(0, 1), truth.flatten()
+            )
+            facts[name] = (said.argmax(dim=-1) == truth).float().mean().item()
+        return total, facts
+
 
 def tower_features(model: Any, tiles: Tensor) -> Tensor:
     """`[B, 1 + N, hidden]` of the feature layer, the last but one."""
@@ -71,23 +90,16 @@ def tower_features(model: Any, tiles: Tensor) -> Tensor:
     return hidden
 
 
-def drop_evenly(sample: Sample, rng: Generator) -> Tensor | None:
-    """In half of the scenes, all patches stay with one chance, drawn for the scene.
+def drop_tokens(sample: Sample, rng: Generator) -> Tensor | None:
+    """At random, never by attention or score.
+
+    In a quarter of the scenes nothing is dropped. In another, all patches stay with one
+    chance. In the others each partition's patches have a chance of their own, and those
+    on cards a higher one, so that sequences differ in what they are full of, not in
+    length alone, as they do after any selection by content.
 
     Returns:
         `[N + V_sub]` bool over the sequence, or None where nothing is dropped.
-    """
-    if rng.random() >= 0.5:
-        return None
-    chance = rng.uniform(0.05, 1.0)
-    return torch.from_numpy(rng.random(sample.geometry.num_selectable) < chance)
-
-
-def drop_unevenly(sample: Sample, rng: Generator) -> Tensor | None:
-    """In three quarters of the scenes. In two thirds of those, each partition's patches
-    stay with a chance of their own, and patches on cards with a higher one. So
-    sequences differ in what they are full of, not in length alone, as they do after any
-    selection by content. Returns as `drop_evenly`.
     """
     kind = rng.random()
     if kind < 0.25:

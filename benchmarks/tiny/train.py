@@ -2,11 +2,12 @@
 
 The tower learns two things together: [CLS] says which digits a partition shows (as
 CLIP's [CLS] gathers what is in a picture), and each patch says which digit lies on it
-and whether it is the middle of a card.
-Then projector and LLM answer questions on scenes of all shapes. In many of them
+and whether it is the middle of a card. All that is the same anywhere in the picture, so
+then each patch learns to say where it lies, too, as CLIP's do: without that, order was
+lost with the tokens between.
+Then projector and LLM answer questions on scenes of all shapes. In most of them
 visual tokens are dropped at random, never by HiRED: a small model trained at one length
-does not bear shorter sequences, as a pre-trained 7B does. In a third stage they are
-dropped unevenly, too: with a higher chance to stay for patches on cards.
+does not bear shorter sequences, as a pre-trained 7B does.
 
     python -m benchmarks.tiny.train --out out/llava-next-tiny
 
@@ -17,7 +18,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,19 +41,15 @@ from benchmarks.tiny.data import Task, corner, counting, presence, transcription
 from benchmarks.tiny.losses import (
     TowerHeads,
     answer_loss,
-    drop_evenly,
-    drop_unevenly,
+    drop_tokens,
     tower_features,
 )
 from benchmarks.tiny.model import TINY
 from benchmarks.tiny.samples import Sample, Samples
 from vllm_hired.inspect.tower import inner_tower
 
-QUESTIONS = (transcription, counting, *[corner] * 2, *[presence] * 4)
+QUESTIONS = (transcription, counting, *[corner] * 2, *[presence] * 2)
 """Of each scene: questions are short beside the picture that they share."""
-
-QUESTIONS_DROPPING = (transcription, counting, *[corner] * 2, presence)
-"""Yes and no are learned by then."""
 
 
 @dataclass
@@ -65,7 +62,8 @@ class Stage:
         batch: scenes a step.
         crowded: part of the steps after which no scene is crowded any more.
         easy: part of the steps before scenes are hard.
-        drop: which visual tokens of a scene stay; None in a stage without LLM.
+        places: whether patches say where they lie.
+        tasks: of the LLM's questions; none in a stage of the tower.
         done: steps so far.
         seconds: that they took.
     """
@@ -76,10 +74,10 @@ class Stage:
     steps: int
     batch: int
     peak: float
-    crowded: float
-    easy: float
-    tasks: Sequence[Task]
-    drop: Callable[[Sample, np.random.Generator], torch.Tensor | None] | None
+    crowded: float = 0
+    easy: float = 0
+    places: bool = False
+    tasks: Sequence[Task] = ()
     done: int = 0
     seconds: float = 0
     optimizers: list[torch.optim.Optimizer] = field(init=False)
@@ -134,47 +132,40 @@ class Training:
         self.heads = TowerHeads().to(self.device)
         inner = self.model.model
         tower = inner_tower(inner.vision_tower)
+        of_tower = [
+            *tower.embeddings.parameters(),
+            *tower.pre_layrnorm.parameters(),
+            *self.heads.parameters(),
+        ]
         self.stages = [
             Stage(
                 name="tower",
                 matrices=[tower.encoder],
-                others=[
-                    *tower.embeddings.parameters(),
-                    *tower.pre_layrnorm.parameters(),
-                    *self.heads.parameters(),
-                ],
+                others=of_tower,
                 steps=args.tower_steps,
                 batch=args.tower_batch,
                 peak=4e-3,
                 crowded=0.9,
                 easy=0.56,
-                tasks=(),
-                drop=None,
             ),
-            *[
-                Stage(
-                    name=name,
-                    matrices=[inner.language_model, inner.multi_modal_projector],
-                    others=[*self.model.lm_head.parameters(), inner.image_newline],
-                    steps=steps,
-                    batch=args.language_batch,
-                    peak=peak,
-                    crowded=0,
-                    easy=0,
-                    tasks=tasks,
-                    drop=drop,
-                )
-                for name, steps, peak, tasks, drop in (
-                    ("language", args.language_steps, 3e-3, QUESTIONS, drop_evenly),
-                    (
-                        "dropping",
-                        args.dropping_steps,
-                        2e-3,
-                        QUESTIONS_DROPPING,
-                        drop_unevenly,
-                    ),
-                )
-            ],
+            Stage(
+                name="places",
+                matrices=[tower.encoder],
+                others=of_tower,
+                steps=args.places_steps,
+                batch=args.tower_batch,
+                peak=1e-3,
+                places=True,
+            ),
+            Stage(
+                name="language",
+                matrices=[inner.language_model, inner.multi_modal_projector],
+                others=[*self.model.lm_head.parameters(), inner.image_newline],
+                steps=args.language_steps,
+                batch=args.language_batch,
+                peak=3e-3,
+                tasks=QUESTIONS,
+            ),
         ]
         self.state = args.out / "training.pt"
         if self.state.exists():
@@ -260,14 +251,20 @@ class Training:
     def loss(
         self, stage: Stage, batch: Sequence[Sample], rng: np.random.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        if stage.drop is not None:
-            keeps = [stage.drop(sample, rng) for sample in batch]
+        if stage.tasks:
+            keeps = [drop_tokens(sample, rng) for sample in batch]
             return answer_loss(self.model, self.tokenizer, batch, keeps)
         tiles = torch.cat([sample.tiles for sample in batch]).to(self.device)
         digits = torch.cat([sample.labels.digits for sample in batch])
         middles = torch.cat([sample.labels.middles for sample in batch])
         hidden = tower_features(self.model, tiles)
-        return self.heads(hidden, digits.to(self.device), middles.to(self.device))
+        loss, facts = self.heads(
+            hidden, digits.to(self.device), middles.to(self.device)
+        )
+        if stage.places:
+            of_places, where = self.heads.places(hidden)
+            loss, facts = loss + 0.3 * of_places, {**facts, **where}
+        return loss, facts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -278,8 +275,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tower-steps", type=int, default=6_500)
     parser.add_argument("--tower-batch", type=int, default=12, help="scenes a step")
-    parser.add_argument("--language-steps", type=int, default=3_600)
-    parser.add_argument("--dropping-steps", type=int, default=10_000)
+    parser.add_argument("--places-steps", type=int, default=1_500)
+    parser.add_argument("--language-steps", type=int, default=7_000)
     parser.add_argument("--language-batch", type=int, default=8, help="scenes a step")
     parser.add_argument("--every", type=int, default=200, help="steps between saves")
     parser.add_argument("--device", default="cpu")
