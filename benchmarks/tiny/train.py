@@ -154,7 +154,7 @@ class Training:
                 others=of_tower,
                 steps=args.places_steps,
                 batch=args.tower_batch,
-                peak=1e-3,
+                peak=4e-3,
                 places=True,
             ),
             Stage(
@@ -263,7 +263,7 @@ class Training:
         )
         if stage.places:
             of_places, where = self.heads.places(hidden)
-            loss, facts = loss + 0.3 * of_places, {**facts, **where}
+            loss, facts = loss + 0.5 * of_places, {**facts, **where}
         return loss, facts
 
 
