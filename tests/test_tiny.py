@@ -28,7 +28,7 @@ from benchmarks.tiny.data import (
     make_scene,
 )
 from benchmarks.tiny.labels import BACKGROUND, IGNORE, SEEN, UNSEEN, patch_labels
-from benchmarks.tiny.losses import answer_loss, drop_evenly, drop_unevenly
+from benchmarks.tiny.losses import TowerHeads, answer_loss, drop_tokens
 from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
 from benchmarks.tiny.samples import Samples
 from tests.conftest import MakeEngine
@@ -167,51 +167,52 @@ def test_each_card_has_a_middle_in_the_thumbnail_and_in_one_tile(number: int) ->
     assert Counter(told) <= digits
 
 
-def shares_kept(drop: Any, count: int) -> list[tuple[float, float] | None]:
-    """Of each scene: the shares of background and of cards that stay, in sequence."""
+def test_what_training_drops() -> None:
+    """Shares that stay: of scenes, of background patches and of patches on cards."""
     source = Samples(3, 0, 1, 0, 0, ())
     rng = np.random.default_rng(0)
     samples = [s for s in map(source.sample, range(30)) if len(s.labels.digits) == 5]
-    found: list[tuple[float, float] | None] = []
-    for number in range(count):
+    untouched, kept = 0, []
+    for number in range(1000):
         sample = samples[number % len(samples)]
-        keep = drop(sample, rng)
+        keep = drop_tokens(sample, rng)
         if keep is None:
-            found.append(None)
+            untouched += 1
             continue
         assert keep.shape == (sample.geometry.num_selectable,)
         order = index_tables(sample.geometry, torch.device("cpu")).sequence
         on_card = (sample.labels.digits.flatten() != BACKGROUND)[order]
         if on_card.any():
-            of_background, of_cards = keep[~on_card], keep[on_card]
-            found.append(
-                (of_background.float().mean().item(), of_cards.float().mean().item())
-            )
-    return found
-
-
-@pytest.mark.parametrize(
-    ("drop", "untouched", "background", "cards"),
-    [
-        # Uniform from 5% to 100%.
-        (drop_evenly, 0.5, 0.525, 0.525),
-        # That in a third; else 2% to 100% on a scale of logarithms, cards from 60% up.
-        (drop_unevenly, 0.25, (0.525 + 2 * 0.25) / 3, (0.525 + 2 * 0.81) / 3),
-    ],
-)
-def test_what_training_drops(
-    drop: Any, untouched: float, background: float, cards: float
-) -> None:
-    found = shares_kept(drop, 1000)
-    shares = np.array([pair for pair in found if pair is not None])
-    assert 1 - len(shares) / len(found) == pytest.approx(untouched, abs=0.06)
-    of_background, of_cards = shares.T
+            sides = (keep[~on_card], keep[on_card])
+            kept.append([side.float().mean().item() for side in sides])
+    assert untouched / 1000 == pytest.approx(0.25, abs=0.06)
+    of_background, of_cards = np.array(kept).T
     assert of_background.min() < 0.1
     assert of_background.max() > 0.9
+    # In a third from 5% to 100%, uniform; else from 2% to 100% on a scale of
+    # logarithms, and cards from 60% up.
+    background, cards = (0.525 + 2 * 0.25) / 3, (0.525 + 2 * 0.81) / 3
     assert of_background.mean() == pytest.approx(background, abs=0.05)
-    assert (of_cards - of_background).mean() == pytest.approx(
-        cards - background, abs=0.04
-    )
+    assert of_cards.mean() == pytest.approx(cards, abs=0.05)
+
+
+def test_places_are_those_of_rows_and_columns() -> None:
+    """Features that say their own row and column, by heads that copy them."""
+    heads = TowerHeads()
+    grid = TILE // PATCH
+    hidden = torch.zeros(2, 1 + grid * grid, TINY.vision_hidden)
+    for patch in range(grid * grid):
+        hidden[:, 1 + patch, patch // grid] = 9
+        hidden[:, 1 + patch, grid + patch % grid] = 9
+    with torch.no_grad():
+        for head, first in ((heads.row, 0), (heads.column, grid)):
+            head.weight.zero_()
+            head.weight[:, first : first + grid] = torch.eye(grid)
+        loss, facts = heads.places(hidden)
+        turned, of_turned = heads.places(hidden.flip(1))
+    assert facts == {"row": 1.0, "column": 1.0}
+    assert of_turned["row"] < 0.2
+    assert loss < turned
 
 
 def test_packed_questions_cost_what_each_costs_alone() -> None:
@@ -223,13 +224,13 @@ def test_packed_questions_cost_what_each_costs_alone() -> None:
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
     source = Samples(3, 0, 1, 0, 0, TASKS)
-    samples = [source.sample(number) for number in range(2)]
+    samples = [source.sample(number) for number in range(5)]
     samples = [
         type(s)(s.tiles.float(), s.labels, s.geometry, s.questions) for s in samples
     ]
     losses, count = 0.0, 0
     with torch.inference_mode():
-        packed, facts = answer_loss(model, tokenizer, samples, [None, None])
+        packed, facts = answer_loss(model, tokenizer, samples, [None] * 5)
         for number, sample in enumerate(samples):
             scene = source.scene(np.random.default_rng((3, number)), number)
             for question in sample.questions:
@@ -266,7 +267,7 @@ def run_training(
             *["--out", str(out), "--every", "4"],
             *["--tower-steps", str(tower_steps), "--tower-batch", "4"],
             *["--language-steps", str(language_steps), "--language-batch", "4"],
-            *["--dropping-steps", str(language_steps // 6)],
+            *["--places-steps", str(language_steps // 6)],
         ]
     )
     return [json.loads(line) for line in (out / "training.jsonl").open()]
@@ -284,6 +285,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_resumes_and_learns(trained: Path) -> None:
     lines = [json.loads(line) for line in (trained / "training.jsonl").open()]
     assert [line["tower"] for line in lines if "tower" in line] == [4, 8, 12, 16]
+    assert [line["places"] for line in lines if "places" in line] == [4]
     losses = [line["loss"] for line in lines if "language" in line]
     assert len(losses) == 6
     assert losses[-1] < 0.8 * losses[0]
