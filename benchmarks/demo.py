@@ -20,8 +20,8 @@ from vllm import LLM, SamplingParams
 from benchmarks.accuracy import held_out
 from benchmarks.harness import model_of
 from benchmarks.provenance import provenance
-from benchmarks.tiny.data import MOST_CARDS, Question, Scene
-from benchmarks.tiny.model import CHECKPOINT
+from benchmarks.tiny.data import Question, Scene
+from benchmarks.tiny.model import CHECKPOINT, TILE
 from vllm_hired.geometry import Geometry, model_geometry
 from vllm_hired.inspect.picture import draw_kept, stack
 from vllm_hired.tables import Row, as_table
@@ -34,15 +34,14 @@ NOTE = (
 )
 
 
-def full_scenes(count: int) -> list[tuple[Scene, list[Question]]]:
-    """The first held-out scenes that show as many cards as a scene can, those with the
-    longest short side first."""
+def large_scenes(count: int) -> list[tuple[Scene, list[Question]]]:
+    """The first held-out scenes of 2 x 2 tiles that show more than one digit."""
     scenes = [
         (scene, questions)
         for scene, questions in held_out(20 * count)
-        if len(scene.cards) == MOST_CARDS
+        if len(scene.cards) > 1 and min(scene.image.size) > TILE
     ]
-    return sorted(scenes, key=lambda pair: -min(pair[0].image.size))[:count]
+    return scenes[:count]
 
 
 def start_engine(checkpoint: Path) -> LLM:
@@ -139,7 +138,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     llm = start_engine(args.model)
-    scenes = full_scenes(args.scenes)
+    scenes = large_scenes(args.scenes)
     first, questions = scenes[0]
     ask(llm, first, questions[0], 1.0, repeats=1)  # warm-up
     rows = [

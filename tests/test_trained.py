@@ -26,8 +26,9 @@ from vllm_hired.scores import cls_attention
 
 SAMPLES = held_out(50)
 FULL = 0.85
-LEVELS = {0.2: 0.8, 0.1: 0.75}
-"""By budget; to be set from the measurement."""
+LEVELS = {0.2: 0.82, 0.1: 0.72}
+"""By budget, between HiRED's 87% and 83% of 400 scenes and 76% and 62% of the best that
+does not look (results/accuracy.md)."""
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +84,19 @@ def kept_at_a_fifth(llm: LLM, scene: Scene) -> Tensor:
 
 
 def test_the_attention_is_on_the_digits(trained: LLM) -> None:
-    """Nearly all patches of digits are among the fifth that HiRED keeps."""
-    found = total = 0
+    """Of a card, HiRED keeps the middle always, and nearly all patches with the digit,
+    though a fifth of the picture is kept."""
+    middles, digits, of_middles, of_digits = 0, 0, 0, 0
     for scene, _ in SAMPLES:
-        digits = patch_labels(scene, TINY.pinpoints, TILE, PATCH).digits.flatten()
-        on_card = (digits != BACKGROUND) & (digits != IGNORE)
-        found += int(on_card[kept_at_a_fifth(trained, scene)].sum())
-        total += int(on_card.sum())
-    assert found > 0.9 * total > 0
+        labels = patch_labels(scene, TINY.pinpoints, TILE, PATCH)
+        kept = kept_at_a_fifth(trained, scene)
+        middle, digit = labels.middles.flatten(), labels.digits.flatten()
+        on_digit = (digit != BACKGROUND) & (digit != IGNORE)
+        middles, digits = middles + int(middle.sum()), digits + int(on_digit.sum())
+        of_middles += int(middle[kept].sum())
+        of_digits += int(on_digit[kept].sum())
+    assert of_middles > 0.97 * middles > 0
+    assert of_digits > 0.8 * digits > 0
 
 
 def test_heads_add_up() -> None:
