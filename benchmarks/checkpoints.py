@@ -33,7 +33,8 @@ CHAT_TEMPLATE = (
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for item in message['content'] %}"
     "{% if item['type'] == 'text' %}{{ item['text'] }}{% else %}<image>{% endif %}"
-    "{% endfor %}{% endif %}\n{% endfor %}"
+    # An expression: transformers renders with trim_blocks, which eats a plain newline.
+    "{% endfor %}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 

@@ -29,7 +29,14 @@ from benchmarks.tiny.data import (
 )
 from benchmarks.tiny.labels import BACKGROUND, IGNORE, SEEN, UNSEEN, patch_labels
 from benchmarks.tiny.losses import TowerHeads, answer_loss, drop_tokens
-from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
+from benchmarks.tiny.model import (
+    CHECKPOINT,
+    PATCH,
+    TILE,
+    TINY,
+    prompt_of,
+    visual_rows,
+)
 from benchmarks.tiny.samples import Samples
 from tests.conftest import MakeEngine
 from vllm_hired.geometry import image_geometry, index_tables
@@ -271,6 +278,18 @@ def run_training(
         ]
     )
     return [json.loads(line) for line in (out / "training.jsonl").open()]
+
+
+def test_chat_asks_as_training_does() -> None:
+    """Letter for letter, to the newline that a template's renderer may eat."""
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    for question in (question for _, asked in held_out(2) for question in asked):
+        content = [{"type": "image"}, {"type": "text", "text": question.text}]
+        chat = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+        )
+        assert chat == "<image>".join(prompt_of(question.text))
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,6 @@ class Samples(IterableDataset[list[Sample]]):
         self.processor = make_processor(TINY, make_tokenizer()).image_processor
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        torch.set_num_threads(1)
         number = self.first
         while True:
             yield [self.sample(number + i) for i in range(self.size)]

@@ -216,7 +216,13 @@ class Training:
                 int(stage.easy * stage.steps * stage.batch),
                 stage.tasks,
             )
-            batches = DataLoader(samples, batch_size=None, num_workers=1)
+            # A worker forked beside an engine's threads waits for them for ever.
+            batches = DataLoader(
+                samples,
+                batch_size=None,
+                num_workers=1,
+                multiprocessing_context="spawn",
+            )
             left = range(stage.done, stage.steps)
             bar = tqdm(left, initial=stage.done, total=stage.steps, desc=stage.name)
             begun = time.monotonic() - stage.seconds
