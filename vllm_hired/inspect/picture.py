@@ -1,5 +1,6 @@
 """Draws which patches of an image were kept: the thumbnail, and each tile."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,9 @@ from vllm_hired.inspect.tower import Inspection
 
 GAP = 12
 CAPTION = 30
+LEAST_SIDE = 224
+"""Pixels of a tile as drawn, so that its caption fits; smaller ones are magnified."""
+
 BACKGROUND = (250, 250, 248)
 INK = (40, 40, 40)
 PADDING = (214, 214, 210)
@@ -37,7 +41,7 @@ def draw_kept(
     is_kept[kept.cpu()] = True
     is_kept = is_kept.view(-1, g, g)
     valid = index_tables(geometry, torch.device("cpu")).valid.view(-1, g, g)
-    side = tiles.shape[-1]
+    side = tiles.shape[-1] * math.ceil(LEAST_SIDE / tiles.shape[-1])
     height = CAPTION + max(1, geometry.tile_rows) * (side + GAP + CAPTION) + GAP
     width = GAP + (1 + geometry.tile_cols) * (side + GAP) + 2 * GAP
     page = Image.new("RGB", (width, height), BACKGROUND)
@@ -50,8 +54,8 @@ def draw_kept(
         top = CAPTION + row * (side + GAP + CAPTION) + GAP
         name = f"tile {row}, {col}" if partition else "thumbnail"
         count = f"{is_kept[partition].sum()} of {valid[partition].sum()} patches"
-        page.paste(_faded(tiles[partition], is_kept[partition], valid[partition]),
-                   (left, top))  # fmt: skip
+        tile = _faded(tiles[partition], is_kept[partition], valid[partition])
+        page.paste(tile.resize((side, side), Image.Resampling.NEAREST), (left, top))
         draw.text((left, top + side + 4), f"{name}: {count}", INK, font)
     return page
 
