@@ -203,6 +203,22 @@ def test_what_training_drops() -> None:
     assert of_cards.mean() == pytest.approx(cards, abs=0.05)
 
 
+def test_even_dropping_does_not_know_the_cards() -> None:
+    source = Samples(3, 0, 1, 0, 0, ())
+    rng = np.random.default_rng(0)
+    more = []
+    for sample in map(source.sample, range(400)):
+        keep = drop_tokens(sample, rng, even=True)
+        order = index_tables(sample.geometry, torch.device("cpu")).sequence
+        on_card = (sample.labels.digits.flatten() != BACKGROUND)[order]
+        if keep is not None and on_card.any():
+            sides = (keep[on_card], keep[~on_card])
+            cards, background = (side.float().mean().item() for side in sides)
+            more.append(cards - background)
+    assert len(more) > 150
+    assert np.mean(more) == pytest.approx(0, abs=0.03)
+
+
 def test_places_are_those_of_rows_and_columns() -> None:
     """Features that say their own row and column, by heads that copy them."""
     heads = TowerHeads()

@@ -90,13 +90,18 @@ def tower_features(model: Any, tiles: Tensor) -> Tensor:
     return hidden
 
 
-def drop_tokens(sample: Sample, rng: Generator) -> Tensor | None:
+def drop_tokens(sample: Sample, rng: Generator, even: bool = False) -> Tensor | None:
     """At random, never by attention or score.
 
     In a quarter of the scenes nothing is dropped. In another, all patches stay with one
     chance. In the others each partition's patches have a chance of their own, and those
     on cards a higher one, so that sequences differ in what they are full of, not in
     length alone, as they do after any selection by content.
+
+    Args:
+        sample: a scene as training sees it.
+        rng: draws the chances, then the patches.
+        even: wherever something is dropped, all patches have one chance.
 
     Returns:
         `[N + V_sub]` bool over the sequence, or None where nothing is dropped.
@@ -105,7 +110,7 @@ def drop_tokens(sample: Sample, rng: Generator) -> Tensor | None:
     if kind < 0.25:
         return None
     digits = sample.labels.digits
-    if kind < 0.5:
+    if even or kind < 0.5:
         chances = torch.full(digits.shape, rng.uniform(0.05, 1.0))
     else:
         # From 2% to 100%, as many at each order of magnitude.

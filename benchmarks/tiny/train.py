@@ -258,7 +258,8 @@ class Training:
         self, stage: Stage, batch: Sequence[Sample], rng: np.random.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
         if stage.tasks:
-            keeps = [drop_tokens(sample, rng) for sample in batch]
+            even = self.args.even_dropping
+            keeps = [drop_tokens(sample, rng, even) for sample in batch]
             return answer_loss(self.model, self.tokenizer, batch, keeps)
         tiles = torch.cat([sample.tiles for sample in batch]).to(self.device)
         digits = torch.cat([sample.labels.digits for sample in batch])
@@ -284,6 +285,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--places-steps", type=int, default=3_000)
     parser.add_argument("--language-steps", type=int, default=6_000)
     parser.add_argument("--language-batch", type=int, default=8, help="scenes a step")
+    parser.add_argument(
+        "--even-dropping",
+        action="store_true",
+        help="a control: tokens on cards are dropped as often as others",
+    )
     parser.add_argument("--every", type=int, default=200, help="steps between saves")
     parser.add_argument("--device", default="cpu")
     Training(parser.parse_args(argv)).run()
