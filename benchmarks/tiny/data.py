@@ -24,7 +24,7 @@ TRAINING_PHOTOGRAPHS = (
 )
 HELD_OUT_PHOTOGRAPHS = ("coffee", "rocket", "china.jpg")
 HELD_OUT_GLYPHS = 360
-"""Of 1,797, the last ones: their writers are others, as the UCI page says."""
+"""Of 1,797, the last ones."""
 
 SIZES = ((224, 224), (336, 112), (112, 336), (224, 112), (112, 224))
 """Width and height of the canvases; scenes are these and shapes near them."""
