@@ -1,4 +1,4 @@
-"""What the small model learns from: the tower's two objectives, and the answers."""
+"""What the small model learns from: the tower's objectives, and the answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

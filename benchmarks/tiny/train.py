@@ -6,8 +6,10 @@ and whether it is the middle of a card. All that is the same anywhere in the pic
 then each patch learns to say where it lies, too, as CLIP's do: without that, order was
 lost with the tokens between.
 Then projector and LLM answer questions on scenes of all shapes. In most of them
-visual tokens are dropped at random, never by HiRED: a small model trained at one length
-does not bear shorter sequences, as a pre-trained 7B does.
+visual tokens are dropped at random, in half of all scenes those on cards less often than
+others, never by HiRED: a small model trained at one length does not bear shorter
+sequences, as a pre-trained 7B does. `--even-dropping` is the control that does not know
+the cards.
 
     python -m benchmarks.tiny.train --out out/llava-next-tiny
 
