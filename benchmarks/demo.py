@@ -47,9 +47,7 @@ def large_scenes(count: int) -> list[tuple[Scene, list[Question]]]:
 def start_engine(checkpoint: Path) -> LLM:
     return LLM(
         str(checkpoint),
-        dtype="float32",
         enforce_eager=True,
-        max_model_len=1024,
         max_num_batched_tokens=4096,
         max_num_seqs=4,
         hf_overrides={"hired_budget": 0.2, "hired_max_budget": 1.0},

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -123,9 +124,8 @@ def noise(width: int, height: int, seed: int) -> Image.Image:
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """`median (min to max)`."""
-    ordered = sorted(values)
-    middle = ordered[len(ordered) // 2]
-    return f"{middle:.{digits}f} ({ordered[0]:.{digits}f} to {ordered[-1]:.{digits}f})"
+    low, middle, high = min(values), median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def write_results(

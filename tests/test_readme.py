@@ -15,7 +15,10 @@ def test_measured_rows_come_from_the_result_files() -> None:
     lines = [line for line in README.splitlines() if line.startswith("|")]
     begin = lines.index("| setting | default | what it is |")
     measured = lines[:begin] + lines[begin + 2 + len(SETTINGS) :]
-    tables = [path.read_text() for path in (ROOT / "benchmarks/results").glob("*.md")]
+    tables = [
+        (ROOT / "benchmarks/results" / f"{name}.md").read_text()
+        for name in ("latency", "throughput", "accuracy", "ablation", "demo")
+    ]
     assert len(measured) > 20
     assert set(measured) <= set("\n".join(tables).splitlines())
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from vllm import LLM
 
-from benchmarks.ablation import changed, of_one_head, variants
+from benchmarks.ablation import changed, forget, of_one_head, variants
 from benchmarks.accuracy import Array, answers, held_out, requests_of, right
 from benchmarks.demo import kept_of
-from benchmarks.harness import model_of
+from benchmarks.harness import RESULTS, model_of
 from benchmarks.tiny.data import TASKS, Scene
 from benchmarks.tiny.labels import BACKGROUND, IGNORE, patch_labels
-from benchmarks.tiny.model import CHECKPOINT, PATCH, TILE, TINY
+from benchmarks.tiny.model import CHECKPOINT, PATCH, TILE, TINY, prompt_of
 from tests.conftest import MakeEngine
 from vllm_hired.scores import cls_attention
 
@@ -44,8 +44,24 @@ def test_it_is_small_and_has_a_card() -> None:
     sizes = [path.stat().st_size for path in CHECKPOINT.iterdir()]
     assert sum(sizes) < 15_000_000
     card = (CHECKPOINT / "README.md").read_text()
-    for said in ("license:", "CC BY 4.0", "at random", " minutes", "| hired |"):
-        assert said in card.replace("     hired", " hired"), said
+    for said in ("license:", "CC BY 4.0", "at random", " minutes"):
+        assert said in card, said
+    measured = (RESULTS / "accuracy.md").read_text().splitlines()
+    rows = [line for line in card.splitlines() if line.count("|") > 3]
+    assert len(rows) > 8
+    assert set(rows) <= set(measured)
+
+
+def test_chat_asks_as_training_does() -> None:
+    """Letter for letter, to the newline that a template's renderer may eat."""
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    for question in SAMPLES[0][1]:
+        content = [{"type": "image"}, {"type": "text", "text": question.text}]
+        chat = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+        )
+        assert chat == "<image>".join(prompt_of(question.text))
 
 
 def test_vllm_answers_as_hf_does(trained: LLM) -> None:
@@ -84,8 +100,8 @@ def kept_at_a_fifth(llm: LLM, scene: Scene) -> Tensor:
 
 
 def test_the_attention_is_on_the_digits(trained: LLM) -> None:
-    """Of a card, HiRED keeps the middle always, and nearly all patches with the digit,
-    though a fifth of the picture is kept."""
+    """Of the patches in cards' middles HiRED keeps 97 in a hundred, and 80 of all that
+    show a digit, though it keeps a fifth of the picture."""
     middles, digits, of_middles, of_digits = 0, 0, 0, 0
     for scene, _ in SAMPLES:
         labels = patch_labels(scene, TINY.pinpoints, TILE, PATCH)
@@ -125,6 +141,17 @@ def test_each_variant_changes_what_is_kept_and_leaves_no_trace(trained: LLM) -> 
         assert kept_at_a_fifth(trained, scene).tolist() == usual, variant
 
 
+def test_a_variant_is_measured_past_the_caches(trained: LLM) -> None:
+    samples, budget = SAMPLES[:20], 0.1
+    usual = answers(trained, samples, budget)
+    with changed(model_of(trained), ("final layer", 0)):
+        assert answers(trained, samples, budget) == usual
+        forget(trained)
+        assert answers(trained, samples, budget) != usual
+    forget(trained)
+    assert answers(trained, samples, budget) == usual
+
+
 def test_ablation(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.ablation", "--model", str(CHECKPOINT)]
     command += ["--dtype", "float32", "--out", str(tmp_path), "--scenes", "2"]
@@ -145,6 +172,10 @@ def test_demo(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads((tmp_path / "demo.json").read_text())["rows"]
     assert [row["budget"] for row in rows] == [1.0, 0.4, 0.2] * len(TASKS)
-    for row in rows:
-        assert row["right"] == ("yes" if row["answer"] == row["truth"] else "NO")
+    # Rounding may turn an answer on another machine, not many of them.
+    committed = json.loads((RESULTS / "demo.json").read_text())["rows"][: len(rows)]
+    for name in ("question", "truth", "visual tokens"):
+        assert [row[name] for row in rows] == [row[name] for row in committed]
+    pairs = zip(rows, committed, strict=True)
+    assert sum(row["answer"] == old["answer"] for row, old in pairs) >= len(rows) - 2
     assert (tmp_path / "kept.png").stat().st_size > 1000

@@ -30,7 +30,7 @@ SIZES = ((224, 224), (336, 112), (112, 336), (224, 112), (112, 224))
 """Width and height of the canvases; scenes are these and shapes near them."""
 
 CARD_SIDES = (18, 32)
-"""Pixels; half as many in the thumbnail of a 2 x 2 canvas: from hard to easy."""
+"""Pixels; about half as many in the thumbnail of a 2 x 2 canvas: from hard to easy."""
 
 MOST_CARDS = 4
 
@@ -206,20 +206,19 @@ def corner(rng: Generator, scene: Scene) -> Question:
         found[2 * low + right].append(card.digit)
     clear = [i for i in range(4) if len(found[i]) < 2]
     held = [i for i in clear if found[i]]
-    # Half of the time something is there, where the scene allows it.
+    # Mostly something is there, where the scene allows it.
     pool = held if held and rng.random() < 0.7 else clear
-    if not pool:
-        return counting(rng, scene)
     quarter = pool[int(rng.integers(len(pool)))]
     answer = str(found[quarter][0]) if found[quarter] else "nothing"
     return Question("corner", f"What is in the {names[quarter]}?", answer)
 
 
 def presence(rng: Generator, scene: Scene) -> Question:
-    """Yes or no, balanced, as in POPE."""
+    """Yes or no, balanced over the scenes of `make_scene`, as in POPE."""
     there = sorted({card.digit for card in scene.cards})
     absent = [digit for digit in range(10) if digit not in there]
-    is_there = bool(there) and rng.random() < 0.5
+    # One in `MOST_CARDS + 1` shows no digit, and can only be answered by no.
+    is_there = bool(there) and rng.random() < 0.5 * (MOST_CARDS + 1) / MOST_CARDS
     pool = there if is_there else absent
     digit = pool[int(rng.integers(len(pool)))]
     return Question("presence", f"Is there a {digit}?", "yes" if is_there else "no")

@@ -6,10 +6,10 @@ and whether it is the middle of a card. All that is the same anywhere in the pic
 then each patch learns to say where it lies, too, as CLIP's do: without that, order was
 lost with the tokens between.
 Then projector and LLM answer questions on scenes of all shapes. In most of them
-visual tokens are dropped at random, in half of all scenes those on cards less often than
-others, never by HiRED: a small model trained at one length does not bear shorter
-sequences, as a pre-trained 7B does. `--even-dropping` is the control that does not know
-the cards.
+visual tokens are dropped at random, in half of all scenes those on cards less often
+than others, never by HiRED: a small model trained at one length does not bear shorter
+sequences, as a pre-trained 7B does. `--even-dropping` is the control in which cards
+count for nothing.
 
     python -m benchmarks.tiny.train --out out/llava-next-tiny
 
@@ -40,12 +40,7 @@ from benchmarks.checkpoints import (
 )
 from benchmarks.provenance import provenance
 from benchmarks.tiny.data import Task, corner, counting, presence, transcription
-from benchmarks.tiny.losses import (
-    TowerHeads,
-    answer_loss,
-    drop_tokens,
-    tower_features,
-)
+from benchmarks.tiny.losses import TowerHeads, answer_loss, drop_tokens, tower_features
 from benchmarks.tiny.model import TINY
 from benchmarks.tiny.samples import Sample, Samples
 from vllm_hired.inspect.tower import inner_tower
@@ -210,35 +205,8 @@ class Training:
 
     def run(self) -> None:
         for number, stage in enumerate(self.stages):
-            samples = Samples(
-                self.args.seed + number,
-                stage.done * stage.batch,
-                stage.batch,
-                int(stage.crowded * stage.steps * stage.batch),
-                int(stage.easy * stage.steps * stage.batch),
-                stage.tasks,
-            )
-            # A worker forked beside an engine's threads waits for them for ever.
-            batches = DataLoader(
-                samples,
-                batch_size=None,
-                num_workers=1,
-                multiprocessing_context="spawn",
-            )
-            left = range(stage.done, stage.steps)
-            bar = tqdm(left, initial=stage.done, total=stage.steps, desc=stage.name)
-            begun = time.monotonic() - stage.seconds
-            for step, batch in zip(bar, batches, strict=False):
-                rng = np.random.default_rng((self.args.seed, number, step))
-                with torch.autocast(self.device.type, torch.bfloat16):
-                    loss, facts = self.loss(stage, batch, rng)
-                stage.update(loss)
-                stage.seconds = time.monotonic() - begun
-                if stage.done % self.args.every == 0 or stage.done == stage.steps:
-                    facts = {"loss": loss.item(), **facts}
-                    bar.set_postfix({k: f"{v:.3f}" for k, v in facts.items()})
-                    self.save()
-                    self.note({stage.name: stage.done, **facts})
+            if stage.done < stage.steps:
+                self.learn(number, stage)
         write_checkpoint(self.args.out, TINY, seed=None)
         save_weights(self.args.out, self.model, torch.bfloat16)
         facts_of_all = {
@@ -251,6 +219,34 @@ class Training:
         }
         text = json.dumps({**provenance(), "stages": facts_of_all}, indent=1)
         (self.args.out / "training.json").write_text(text + "\n")
+
+    def learn(self, number: int, stage: Stage) -> None:
+        samples = Samples(
+            self.args.seed + number,
+            stage.done * stage.batch,
+            stage.batch,
+            int(stage.crowded * stage.steps * stage.batch),
+            int(stage.easy * stage.steps * stage.batch),
+            stage.tasks,
+        )
+        # A worker forked beside an engine's threads waits for them for ever.
+        batches = DataLoader(
+            samples, batch_size=None, num_workers=1, multiprocessing_context="spawn"
+        )
+        left = range(stage.done, stage.steps)
+        bar = tqdm(left, initial=stage.done, total=stage.steps, desc=stage.name)
+        begun = time.monotonic() - stage.seconds
+        for step, batch in zip(bar, batches, strict=False):
+            rng = np.random.default_rng((self.args.seed, number, step))
+            with torch.autocast(self.device.type, torch.bfloat16):
+                loss, facts = self.loss(stage, batch, rng)
+            stage.update(loss)
+            stage.seconds = time.monotonic() - begun
+            if stage.done % self.args.every == 0 or stage.done == stage.steps:
+                facts = {"loss": loss.item(), **facts}
+                bar.set_postfix({k: f"{v:.3f}" for k, v in facts.items()})
+                self.save()
+                self.note({stage.name: stage.done, **facts})
 
     def note(self, facts: dict[str, float]) -> None:
         with (self.args.out / "training.jsonl").open("a") as lines:

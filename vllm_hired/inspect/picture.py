@@ -44,9 +44,10 @@ def draw_kept(
     side = tiles.shape[-1] * math.ceil(LEAST_SIDE / tiles.shape[-1])
     height = CAPTION + max(1, geometry.tile_rows) * (side + GAP + CAPTION) + GAP
     width = GAP + (1 + geometry.tile_cols) * (side + GAP) + 2 * GAP
+    font = ImageFont.load_default(size=18)
+    width = max(width, math.ceil(font.getlength(title)) + 2 * GAP)
     page = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(size=18)
     draw.text((GAP, 6), title, INK, font)
     for partition in range(geometry.num_partitions):
         row, col = divmod(max(partition - 1, 0), max(geometry.tile_cols, 1))
