@@ -99,13 +99,21 @@ def blind(samples: Sequence[tuple[Scene, list[Question]]]) -> Array:
     return (truth == np.array(usual)).astype(float)
 
 
-def interval(values: Array, draws: int = 2000) -> str:
-    """`mean (low to high)` in percent: 95% bootstrap over the first axis."""
+def interval(values: Array, of: Array | None = None, draws: int = 2000) -> str:
+    """`mean (low to high)` in percent: 95% bootstrap over the first axis.
+
+    Args:
+        values: `[scenes, ...]`.
+        of: `[scenes, ...]`, by whose mean the other is divided, scenes drawn alike.
+        draws: of as many scenes as there are.
+    """
     rng = np.random.default_rng(0)
-    means = values.reshape(len(values), -1).mean(axis=1)
-    picks = rng.integers(0, len(means), (draws, len(means)))
-    low, high = np.percentile(100 * means[picks].mean(axis=1), [2.5, 97.5])
-    return f"{100 * means.mean():.1f} ({low:.1f} to {high:.1f})"
+    part = values.reshape(len(values), -1).mean(axis=1)
+    whole = np.ones_like(part) if of is None else of.reshape(len(of), -1).mean(axis=1)
+    picks = rng.integers(0, len(part), (draws, len(part)))
+    drawn = part[picks].mean(axis=1) / whole[picks].mean(axis=1)
+    low, high = np.percentile(100 * drawn, [2.5, 97.5])
+    return f"{100 * part.mean() / whole.mean():.1f} ({low:.1f} to {high:.1f})"
 
 
 def accuracy_rows(found: dict[tuple[str, float], Array]) -> list[Row]:
@@ -116,6 +124,7 @@ def accuracy_rows(found: dict[tuple[str, float], Array]) -> list[Row]:
             "selector": selector,
             "budget": budget,
             "all tasks (%)": interval(values),
+            "of stock's (%)": interval(values, found["stock", 1.0]),
             **{f"{name} (%)": interval(values[:, i]) for i, name in enumerate(names)},
         }
         for (selector, budget), values in found.items()

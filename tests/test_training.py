@@ -122,6 +122,11 @@ def test_accuracy_is_measured_and_paired(trained: Path, tmp_path: Path) -> None:
     assert differences == [{"budget": 0.2, "hired - random": less}]
 
 
+def test_a_share_of_twice_as_much_is_half() -> None:
+    whole = np.random.default_rng(0).integers(0, 2, (100, 4)).astype(float)
+    assert interval(whole / 2, of=whole) == "50.0 (50.0 to 50.0)"
+
+
 def test_blind_is_the_most_frequent_answer() -> None:
     samples = held_out(40)
     for task, values in enumerate(blind(samples).T):
