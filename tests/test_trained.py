@@ -27,8 +27,8 @@ from vllm_hired.scores import cls_attention
 SAMPLES = held_out(50)
 FULL = 0.85
 LEVELS = {0.2: 0.78, 0.1: 0.7}
-"""By budget, between HiRED's 86% and 82% of 1,000 scenes and 73% and 59% of the best that
-does not look (results/accuracy.md)."""
+"""By budget: HiRED has 86% and 82% of 1,000 scenes right, and the best that does not
+look 73% and 59% (results/accuracy.md)."""
 
 
 @pytest.fixture(scope="module")
