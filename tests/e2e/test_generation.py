@@ -69,8 +69,8 @@ def test_other_backbones(
 
 
 def test_every_selector_is_served(make_engine: MakeEngine, checkpoint: Path) -> None:
-    """The same counts, other patches, and so other probabilities of what is said; random
-    weights may say the same."""
+    """The same counts, other patches, and so other probabilities of what is said, be
+    the words the same."""
     said = []
     for selector in SELECTORS:
         llm = make_engine(checkpoint, hired_budget=0.2, hired_selector=selector)
