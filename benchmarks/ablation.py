@@ -21,7 +21,14 @@ from tqdm import tqdm
 from vllm import LLM
 
 import vllm_hired.attention
-from benchmarks.accuracy import Array, held_out, interval, right, start_answering
+from benchmarks.accuracy import (
+    Array,
+    as_digits,
+    held_out,
+    interval,
+    right,
+    start_answering,
+)
 from benchmarks.harness import make_parser, model_of, write_results
 from vllm_hired.scores import cls_attention
 from vllm_hired.selectors import make_selector
@@ -150,7 +157,7 @@ def main() -> None:
                 found[variant, budget] = right(llm, samples, budget)
     title = f"Right answers on {args.scenes} held-out scenes, 95% intervals"
     raw = [
-        {"changed": what, "to": value, "budget": budget, "right": values.tolist()}
+        {"changed": what, "to": value, "budget": budget, "right": as_digits(values)}
         for ((what, value), budget), values in found.items()
     ]
     write_results(args, "ablation", {title: rows_of(found)}, raw, draw(found))

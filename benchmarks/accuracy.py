@@ -92,6 +92,11 @@ def right(
     return np.array(same, dtype=float).reshape(len(samples), -1)
 
 
+def as_digits(values: Array) -> str:
+    """`[scenes, tasks]` of 0 and 1 as text, a word a scene: `1101 1111 ...`."""
+    return " ".join("".join(str(int(x)) for x in scene) for scene in values)
+
+
 def blind(samples: Sequence[tuple[Scene, list[Question]]]) -> Array:
     """`[scenes, tasks]` of 0 and 1, where each task has one answer for all scenes."""
     truth = np.array([[q.answer for q in questions] for _, questions in samples])
@@ -200,7 +205,7 @@ def main() -> None:
         "Paired differences in percent points, 95% intervals": difference_rows(found),
     }
     raw = [
-        {"selector": name, "budget": budget, "right": values.tolist()}
+        {"selector": name, "budget": budget, "right": as_digits(values)}
         for (name, budget), values in found.items()
     ]
     write_results(args, args.name, tables, raw, draw(found))
