@@ -80,6 +80,22 @@ class Reference:
         embeddings: Tensor = self.model.model.multi_modal_projector(torch.stack(rows))
         return embeddings
 
+    def generate_whole(
+        self, request: dict[str, Any], max_tokens: int, eos: int | None = None
+    ) -> list[int]:
+        """Greedy tokens for prompt and picture by HF alone, nothing dropped; it stops
+        after `eos`."""
+        inputs = self.processor(
+            text=request["prompt"],
+            images=request["multi_modal_data"]["image"],
+            return_tensors="pt",
+        )
+        tokens = self.model.generate(
+            **inputs, do_sample=False, max_new_tokens=max_tokens, eos_token_id=eos
+        )
+        new: list[int] = tokens[0, inputs.input_ids.shape[1] :].tolist()
+        return new
+
     @torch.inference_mode()
     def generate(self, request: dict[str, Any], rho: str, max_tokens: int) -> list[int]:
         """Greedy tokens for a request of `tests.engine.prompt`, at budget `rho`."""

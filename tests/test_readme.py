@@ -15,12 +15,10 @@ def test_measured_rows_come_from_the_result_files() -> None:
     lines = [line for line in README.splitlines() if line.startswith("|")]
     begin = lines.index("| setting | default | what it is |")
     measured = lines[:begin] + lines[begin + 2 + len(SETTINGS) :]
+    names = ("latency", "throughput", "accuracy", "accuracy-even-dropping")
     tables = [
         (ROOT / "benchmarks/results" / f"{name}.md").read_text()
-        for name in (
-            *("latency", "throughput", "ablation", "demo"),
-            *("accuracy", "accuracy-even-dropping"),
-        )
+        for name in (*names, "ablation", "demo")
     ]
     assert len(measured) > 20
     assert set(measured) <= set("\n".join(tables).splitlines())

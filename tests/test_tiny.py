@@ -21,14 +21,8 @@ from benchmarks.tiny.data import (
 )
 from benchmarks.tiny.labels import BACKGROUND, IGNORE, SEEN, UNSEEN, patch_labels
 from benchmarks.tiny.losses import TowerHeads, answer_loss, drop_tokens
-from benchmarks.tiny.model import (
-    PATCH,
-    TILE,
-    TINY,
-    prompt_of,
-    visual_rows,
-)
-from benchmarks.tiny.samples import Samples
+from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
+from benchmarks.tiny.samples import Sample, Samples
 from vllm_hired.geometry import image_geometry, index_tables
 
 
@@ -163,6 +157,16 @@ def test_each_card_has_a_middle_in_the_thumbnail_and_in_one_tile(number: int) ->
     assert Counter(told) <= digits
 
 
+def shares_that_stay(sample: Sample, keep: torch.Tensor) -> list[float] | None:
+    """Of background patches and of patches on cards; None where no card is."""
+    assert keep.shape == (sample.geometry.num_selectable,)
+    order = index_tables(sample.geometry, torch.device("cpu")).sequence
+    on_card = (sample.labels.digits.flatten() != BACKGROUND)[order]
+    if not on_card.any():
+        return None
+    return [side.float().mean().item() for side in (keep[~on_card], keep[on_card])]
+
+
 def test_what_training_drops() -> None:
     """Shares that stay: of scenes, of background patches and of patches on cards."""
     source = Samples(3, 0, 1, 0, 0, ())
@@ -174,13 +178,8 @@ def test_what_training_drops() -> None:
         keep = drop_tokens(sample, rng)
         if keep is None:
             untouched += 1
-            continue
-        assert keep.shape == (sample.geometry.num_selectable,)
-        order = index_tables(sample.geometry, torch.device("cpu")).sequence
-        on_card = (sample.labels.digits.flatten() != BACKGROUND)[order]
-        if on_card.any():
-            sides = (keep[~on_card], keep[on_card])
-            kept.append([side.float().mean().item() for side in sides])
+        elif (shares := shares_that_stay(sample, keep)) is not None:
+            kept.append(shares)
     assert untouched / 1000 == pytest.approx(0.25, abs=0.06)
     of_background, of_cards = np.array(kept).T
     assert of_background.min() < 0.1
@@ -198,11 +197,9 @@ def test_even_dropping_does_not_know_the_cards() -> None:
     more = []
     for sample in map(source.sample, range(400)):
         keep = drop_tokens(sample, rng, even=True)
-        order = index_tables(sample.geometry, torch.device("cpu")).sequence
-        on_card = (sample.labels.digits.flatten() != BACKGROUND)[order]
-        if keep is not None and on_card.any():
-            sides = (keep[on_card], keep[~on_card])
-            cards, background = (side.float().mean().item() for side in sides)
+        shares = None if keep is None else shares_that_stay(sample, keep)
+        if shares is not None:
+            background, cards = shares
             more.append(cards - background)
     assert len(more) > 150
     assert np.mean(more) == pytest.approx(0, abs=0.03)

@@ -6,12 +6,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor
 from vllm import LLM
 
 from benchmarks.ablation import changed, forget, of_one_head, variants
@@ -22,6 +21,7 @@ from benchmarks.tiny.data import TASKS, Scene
 from benchmarks.tiny.labels import BACKGROUND, IGNORE, patch_labels
 from benchmarks.tiny.model import CHECKPOINT, PATCH, TILE, TINY, prompt_of
 from tests.conftest import MakeEngine
+from tests.reference import Reference
 from vllm_hired.scores import cls_attention
 
 SAMPLES = held_out(50)
@@ -67,19 +67,11 @@ def test_chat_asks_as_training_does() -> None:
 def test_vllm_answers_as_hf_does(trained: LLM) -> None:
     """All tasks of 50 scenes: 200 answers, each with the whole picture."""
     said = answers(trained, SAMPLES, 1.0)
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        CHECKPOINT, dtype=torch.float32
-    )
-    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    reference = Reference(CHECKPOINT)
+    tokenizer = reference.processor.tokenizer
     for request, answer in zip(requests_of(SAMPLES, 1.0), said, strict=True):
-        inputs = processor(
-            text=request["prompt"],
-            images=request["multi_modal_data"]["image"],
-            return_tensors="pt",
-        )
-        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=12)
-        new = tokens[0, inputs.input_ids.shape[1] :]
-        assert processor.decode(new, skip_special_tokens=True).strip() == answer
+        new = reference.generate_whole(request, 12, tokenizer.eos_token_id)
+        assert tokenizer.decode(new, skip_special_tokens=True).strip() == answer
     assert len(said) == 200
 
 

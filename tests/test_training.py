@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
 from vllm import SamplingParams
 
 from benchmarks.accuracy import blind, held_out, interval, requests_of
 from benchmarks.tiny import train
 from benchmarks.tiny.data import TASKS
 from tests.conftest import MakeEngine
+from tests.reference import Reference
 
 
 class StoppedError(Exception):
@@ -88,21 +88,9 @@ def test_vllm_and_hf_give_the_same_answers(
     sampling = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
     requests = requests_of(samples, 1.0)
     outputs = engine.generate(requests, sampling, use_tqdm=False)
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        trained, dtype=torch.float32, attn_implementation="eager"
-    )
-    model.generation_config.eos_token_id = None
-    processor = AutoProcessor.from_pretrained(trained)
+    reference = Reference(trained)
     for request, output in zip(requests, outputs, strict=True):
-        inputs = processor(
-            text=request["prompt"],
-            images=request["multi_modal_data"]["image"],
-            return_tensors="pt",
-        )
-        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=6)
-        assert tokens[0, inputs.input_ids.shape[1] :].tolist() == [
-            *output.outputs[0].token_ids
-        ]
+        assert reference.generate_whole(request, 6) == [*output.outputs[0].token_ids]
 
 
 def test_accuracy_is_measured_and_paired(trained: Path, tmp_path: Path) -> None:
