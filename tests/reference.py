@@ -60,9 +60,7 @@ class Reference:
     @torch.inference_mode()
     def kept_embeddings(self, image: Any, rho: str) -> Tensor:
         """`[K, hidden]`: the oracle's patches through HF's projector."""
-        pixels = self.processor.image_processor([image], return_tensors="pt")
-        tiles = pixels["pixel_values"][0]
-        outputs = self.tower(tiles.view(-1, *tiles.shape[-3:]))
+        outputs = self.tower(self._tiles(image))
         layout = self.layout(image)
         g = layout.g
 
@@ -75,9 +73,24 @@ class Reference:
         kept = oracle.select(
             layout, oracle.count(layout, rho, None), "0.5", grids(0), grids(last)
         )
-        features = outputs.hidden_states[-2][:, 1:]
-        rows = [features[partition, row * g + col] for partition, row, col in kept]
-        embeddings: Tensor = self.model.model.multi_modal_projector(torch.stack(rows))
+        n = layout.g**2
+        flat = [partition * n + row * g + col for partition, row, col in kept]
+        return self._project(outputs, flat)
+
+    @torch.inference_mode()
+    def embeddings_of(self, image: Any, flat: list[int]) -> Tensor:
+        """`[K, hidden]` of given flat patch indices, in their order."""
+        return self._project(self.tower(self._tiles(image)), flat)
+
+    def _tiles(self, image: Any) -> Tensor:
+        pixels = self.processor.image_processor([image], return_tensors="pt")
+        tiles: Tensor = pixels["pixel_values"][0]
+        return tiles.view(-1, *tiles.shape[-3:])
+
+    def _project(self, outputs: Any, flat: list[int]) -> Tensor:
+        # The feature layer is -2.
+        rows = outputs.hidden_states[-2][:, 1:].flatten(0, 1)[flat]
+        embeddings: Tensor = self.model.model.multi_modal_projector(rows)
         return embeddings
 
     def generate_whole(
@@ -99,11 +112,20 @@ class Reference:
     @torch.inference_mode()
     def generate(self, request: dict[str, Any], rho: str, max_tokens: int) -> list[int]:
         """Greedy tokens for a request of `tests.engine.prompt`, at budget `rho`."""
-        ids = self.processor.tokenizer(request["prompt"], return_tensors="pt").input_ids
-        images = iter(request["multi_modal_data"]["image"])
+        images = request["multi_modal_data"]["image"]
+        kept = [self.kept_embeddings(image, rho) for image in images]
+        return self.generate_from(request["prompt"], kept, max_tokens)
+
+    @torch.inference_mode()
+    def generate_from(
+        self, prompt: str, kept: list[Tensor], max_tokens: int
+    ) -> list[int]:
+        """Greedy tokens for a prompt whose images have these embeddings."""
+        ids = self.processor.tokenizer(prompt, return_tensors="pt").input_ids
+        images = iter(kept)
         embed = self.model.get_input_embeddings()
         rows = [
-            self.kept_embeddings(next(images), rho)
+            next(images)
             if token == self.model.config.image_token_index
             else embed(token[None])
             for token in ids[0]

@@ -247,21 +247,6 @@ def test_a_request_sets_the_budget_alone(front_end: FrontEnd, kwargs: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "kwargs",
-    [
-        {"crop_size": {"height": 28, "width": 28}, "size": {"shortest_edge": 28}},
-        {"images_kwargs": {"image_grid_pinpoints": [[56, 56]]}},
-    ],
-)
-def test_processor_kwargs_that_change_the_tiles(
-    front_end: FrontEnd, kwargs: Any
-) -> None:
-    """They would otherwise kill the engine in the tower."""
-    with pytest.raises(VLLMValidationError, match="leave its size, crop_size"):
-        front_end(noise_image(112, 112), budget=0.2, **kwargs)
-
-
-@pytest.mark.parametrize(
     ("size", "said"),
     [((3000, 1), "too long and thin"), ((1, 3000), "too long and thin")],
 )
@@ -278,11 +263,6 @@ def test_empty_images_are_client_errors(
 ) -> None:
     with pytest.raises(VLLMValidationError, match="is empty"):
         front_end(Image.new("RGB", size), budget=0.2)
-
-
-def test_settings_among_the_engines_processor_kwargs(checkpoint: Path) -> None:
-    with expect_refusal(match=r"--hf-overrides hired_budget=0\.2"):
-        FrontEnd(checkpoint, mm_processor_kwargs={"hired_budget": 0.2})
 
 
 def test_budgets_are_read_as_decimals(real_front_end: FrontEnd) -> None:

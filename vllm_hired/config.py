@@ -1,6 +1,7 @@
 """The settings of HiRED: read once from the HF config, validated, immutable."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
@@ -8,6 +9,10 @@ from typing import Any
 from vllm_hired.selectors import SELECTORS
 
 PREFIX = "hired_"
+
+OBSTACLE = "_hired_obstacle"
+"""Attribute of an HF config, by which every process of an engine learns why no budget
+can be honoured: the arguments of a `HiredConfigError`."""
 
 ALGORITHM_VERSION = 2
 """Raised whenever the same settings keep other tokens than before, so that a cache
@@ -45,7 +50,7 @@ class HiredConfig:
         init_layer: tower layer whose [CLS] attention distributes the budget.
         final_layer: tower layer whose [CLS] attention ranks the tokens.
         selector: a name in `vllm_hired.selectors.SELECTORS`.
-        unsupported: why this model's tower cannot be used, as the arguments of a
+        unsupported: why this model or engine drops nothing, as the arguments of a
             `HiredConfigError`, or None.
     """
 
@@ -72,7 +77,7 @@ class HiredConfig:
                 raise HiredConfigError(
                     key, value, f"the known settings are {', '.join(SETTINGS)}"
                 )
-        unsupported = unsupported_tower(hf_config)
+        unsupported = getattr(hf_config, OBSTACLE, None) or unsupported_tower(hf_config)
         if unsupported is not None and given:
             raise HiredConfigError(*unsupported)
 
@@ -151,12 +156,53 @@ SETTINGS = tuple(
 
 
 def given_settings(hf_config: Any) -> dict[str, Any]:
-    """The `hired_*` attributes of an HF config that are not None."""
+    """The `hired_*` attributes of an HF config that are not None.
+
+    Raises:
+        HiredConfigError: a nested config, such as `text_config`, holds one, where
+            nothing would read it.
+    """
+    for name, nested in vars(hf_config).items():
+        if not name.endswith("_config"):
+            continue
+        inner = (
+            nested if isinstance(nested, Mapping) else getattr(nested, "__dict__", {})
+        )
+        for key, value in inner.items():
+            if key.startswith(PREFIX) and value is not None:
+                raise HiredConfigError(
+                    f"{name}.{key}",
+                    value,
+                    "settings belong to the top level of the model's config, as in "
+                    f"--hf-overrides {key}={value}",
+                )
     return {
         key: value
         for key, value in vars(hf_config).items()
         if key.startswith(PREFIX) and value is not None
     }
+
+
+def refuse_settings_among(processor_kwargs: Mapping[str, object] | None) -> None:
+    """Refuses `hired_*` keys in an engine's `mm_processor_kwargs`.
+
+    Raises:
+        HiredConfigError
+    """
+    for key in setting_keys(processor_kwargs or {}):
+        raise HiredConfigError(
+            "mm_processor_kwargs",
+            processor_kwargs,
+            f"{key} of an engine is given by --hf-overrides, for instance "
+            "--hf-overrides hired_budget=0.2",
+        )
+
+
+def setting_keys(processor_kwargs: Mapping[str, object]) -> list[str]:
+    """Our keys among processor kwargs, also inside `images_kwargs` and the like."""
+    nested = [v for v in processor_kwargs.values() if isinstance(v, Mapping)]
+    scopes = [processor_kwargs, *nested]
+    return [key for scope in scopes for key in scope if key.startswith(PREFIX)]
 
 
 def num_tower_layers(hf_config: Any) -> int:

@@ -226,6 +226,14 @@ def input_geometries(hf_config: Any, inputs: Mapping[str, Any]) -> list[Geometry
     return [model_geometry(hf_config, int(h), int(w)) for h, w in sizes]
 
 
+def item_geometry(hf_config: Any, item: Mapping[str, Any]) -> Geometry:
+    """Geometry of one image, of whose fields vLLM holds each with its `data`."""
+    (geometry,) = input_geometries(
+        hf_config, {key: [field.data] for key, field in item.items()}
+    )
+    return geometry
+
+
 def largest_image_sizes(hf_config: Any) -> list[tuple[int, int]]:
     """(height, width) of images that fill a canvas each, with all its patches."""
     side = hf_config.vision_config.image_size

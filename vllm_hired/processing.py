@@ -1,136 +1,68 @@
 """vLLM's front end: request -> budget -> `K` placeholders, `num_kept` with the image.
 
-Mixins over upstream's processing info and processor, the same for every architecture;
-`vllm_hired.models` puts them together.
+A mixin over upstream's processor, the same for every architecture; `vllm_hired.models`
+puts them together.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import torch
-from PIL.Image import Image
+import vllm
+from cachetools import LRUCache
 from transformers import BatchFeature
+from typing_extensions import override
 from vllm.config.multimodal import MultiModalDummyOptions
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import MultiModalInput
+from vllm.logger import init_logger
+from vllm.model_executor.model_loader import get_model_cls
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
-from vllm.multimodal.parse import ImageProcessorItems, ImageSize, MultiModalDataItems
+from vllm.multimodal.parse import MultiModalDataItems
 from vllm.multimodal.processing import (
     BaseMultiModalProcessor,
-    BaseProcessingInfo,
-    InputProcessingContext,
     ProcessorInputs,
     PromptReplacement,
     PromptUpdate,
     TimingContext,
 )
 
-from vllm_hired.budget import kept_count
-from vllm_hired.config import PREFIX, HiredConfig, HiredConfigError, read_budget
+from vllm_hired.config import (
+    HiredConfigError,
+    read_budget,
+    setting_keys,
+)
+from vllm_hired.contract import contract_problem
 from vllm_hired.geometry import (
-    Geometry,
     ImageSizeError,
     input_geometries,
-    largest_image_sizes,
+    item_geometry,
     model_geometry,
 )
-from vllm_hired.metrics import count_admitted_images, remember_stock_tokens
+from vllm_hired.metrics import metrics
+from vllm_hired.processing_info import HiredProcessingInfoMixin
+from vllm_hired.refusals import (
+    PROCESSOR_FILES,
+    processor_file_problem,
+    refuse_empty_images,
+    refuse_extreme_pixels,
+    refuse_tile_kwargs,
+)
+
+# Under "vllm", where vLLM has set up its handlers.
+logger = init_logger(f"vllm.{__name__}")
 
 
-def _hired_keys(kwargs: Mapping[str, object]) -> list[str]:
-    """Our keys among processor kwargs, also inside `images_kwargs` and the like."""
-    scopes = [kwargs, *(v for v in kwargs.values() if isinstance(v, Mapping))]
-    return [key for scope in scopes for key in scope if key.startswith(PREFIX)]
+MOST_REMEMBERED = 100_000
+"""Images whose stock count is remembered: more than vLLM's cache of them holds."""
 
 
-def _refuse_empty_images(mm_items: MultiModalDataItems) -> None:
-    for items in mm_items.values():
-        # An item is None where the client names a cached image by its uuid.
-        for image in items.get_all() if isinstance(items, ImageProcessorItems) else ():
-            shape = (
-                image.size if isinstance(image, Image) else getattr(image, "shape", ())
-            )
-            if 0 in shape:
-                raise ImageSizeError(f"an image of shape {tuple(shape)} is empty")
-
-
-class HiredInputProcessingContext(InputProcessingContext):
-    """Keeps our settings from HF's processor, which would be loaded anew for each
-    distinct value and then ignore it."""
-
-    def get_merged_mm_kwargs(
-        self, kwargs: Mapping[str, object], *args: Any, **options: Any
-    ) -> dict[str, Any]:
-        kwargs = {k: v for k, v in kwargs.items() if not k.startswith(PREFIX)}
-        merged: dict[str, Any] = super().get_merged_mm_kwargs(kwargs, *args, **options)
-        return merged
-
-
-class HiredProcessingInfoMixin(BaseProcessingInfo):
-    """Counts follow `hired_max_budget` where vLLM plans memory.
-
-    `get_num_image_tokens` stays upstream's: the count without dropping.
-    """
-
-    def __init__(self, ctx: InputProcessingContext) -> None:
-        """Raises `HiredConfigError` for settings that cannot be used."""
-        super().__init__(HiredInputProcessingContext(ctx.model_config, ctx.tokenizer))
-        self.hired = HiredConfig.from_hf_config(self.get_hf_config())
-        kwargs = self.ctx.get_mm_config().mm_processor_kwargs or {}
-        if keys := _hired_keys(kwargs):
-            raise HiredConfigError(
-                "mm_processor_kwargs",
-                kwargs,
-                f"{keys[0]} of an engine is given by --hf-overrides, "
-                "for instance --hf-overrides hired_budget=0.2",
-            )
-
-    def get_largest_images(self) -> Mapping[ImageSize, Geometry]:
-        """Image sizes among which is one with most tokens, whatever the budget."""
-        hf_config = self.get_hf_config()
-        return {
-            ImageSize(width, height): model_geometry(hf_config, height, width)
-            for height, width in largest_image_sizes(hf_config)
-        }
-
-    def get_num_kept(self, geometry: Geometry, budget: Fraction) -> int:
-        """`K` of an image."""
-        return kept_count(geometry, budget, self.hired.token_cap)
-
-    def _largest_image(self) -> tuple[int, int, ImageSize]:
-        """(`K` at the largest budget, partitions, size); of equals, most partitions."""
-        return max(
-            (
-                self.get_num_kept(geometry, self.hired.max_budget),
-                geometry.num_tiles,
-                size,
-            )
-            for size, geometry in self.get_largest_images().items()
-        )
-
-    def get_image_size_with_most_features(self) -> ImageSize:
-        if not self.hired.is_active(self.hired.max_budget):
-            return super().get_image_size_with_most_features()
-        return self._largest_image()[-1]
-
-    def get_mm_max_tokens_per_item(
-        self, seq_len: int, mm_counts: Mapping[str, int]
-    ) -> Mapping[str, int] | None:
-        hired = self.hired
-        if not hired.is_active(hired.max_budget):
-            return super().get_mm_max_tokens_per_item(seq_len, mm_counts)
-        tokens = self._largest_image()[0]
-        stock = max(g.num_stock_tokens for g in self.get_largest_images().values())
-        if hired.max_budget == 1:
-            # Under a cap, an image with padding may stay whole where a larger one
-            # has lost its newline tokens.
-            tokens = min(stock, hired.token_cap or stock)
-        if self.ctx.get_mm_config().enable_mm_embeds:
-            # Ready-made embeddings pass through whole.
-            tokens = max(tokens, stock)
-        return {"image": tokens}
+@dataclass
+class DummyInputs(ProcessorInputs):
+    """Of vLLM's own profiling, which no counter shall see."""
 
 
 class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoMixin]):
@@ -143,8 +75,10 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        count_admitted_images()
+        self._stock_counts: LRUCache[str, int] = LRUCache(MOST_REMEMBERED)
+        metrics()  # From here on `/metrics` shows the counters, at zero.
 
+    @override
     def apply(
         self, inputs: ProcessorInputs, timing_ctx: TimingContext
     ) -> MultiModalInput:
@@ -152,7 +86,7 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         HTTP 400."""
         kwargs = dict(inputs.hf_processor_mm_kwargs)
         requested = kwargs.pop("hired_budget", None)
-        if keys := _hired_keys(kwargs):
+        if keys := setting_keys(kwargs):
             raise VLLMValidationError(
                 f"{keys[0]} is not a setting of a request: mm_processor_kwargs takes "
                 'hired_budget alone, as in {"hired_budget": 0.2}',
@@ -160,42 +94,104 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             )
         try:
             budget = self.info.hired.request_budget(requested)
-            _refuse_empty_images(inputs.mm_data_items)
-            is_active = self.info.hired.is_active(budget)
-            if is_active:
+            refuse_empty_images(inputs.mm_data_items)
+            if self.info.hired.is_active(budget):
+                refuse_tile_kwargs(kwargs)
+                self.check_dropping()
                 kwargs |= self.info.hired.cache_key(budget)
-            inputs = replace(inputs, hf_processor_mm_kwargs=kwargs)
-            result = super().apply(inputs, timing_ctx)
+            result = super().apply(
+                replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx
+            )
         except HiredConfigError as error:
             raise VLLMValidationError(
                 str(error), parameter=error.setting, value=error.value
             ) from error
         except ImageSizeError as error:
             raise VLLMValidationError(str(error), parameter="image") from error
-        remember_stock_tokens(
-            self._stock_tokens(inputs.mm_data_items, result, is_active)
-        )
+        if not isinstance(inputs, DummyInputs):
+            self._count_images(result)
         return result
 
-    def _stock_tokens(
-        self, mm_items: MultiModalDataItems, result: MultiModalInput, is_active: bool
-    ) -> Iterator[tuple[str, int]]:
-        """(vLLM's hash, visual tokens without dropping) of each image that was sent."""
-        for modality, items in mm_items.items():
-            hashes = result["mm_hashes"][modality]
-            ranges = result["mm_placeholders"][modality]
-            for i, (mm_hash, kept) in enumerate(zip(hashes, ranges, strict=True)):
-                if not (is_active and isinstance(items, ImageProcessorItems)):
-                    yield mm_hash, kept.get_num_embeds()
-                elif items.get(i) is not None:  # not named by its uuid alone
-                    size = items.get_image_size(i)
-                    yield (
-                        mm_hash,
-                        self.info.get_num_image_tokens(
-                            image_width=size.width, image_height=size.height
-                        ),
-                    )
+    def _count_images(self, result: MultiModalInput) -> None:
+        """Counts what a request's images keep, and what stock vLLM would have kept.
 
+        The stock count is that of the image whose embeddings are used. vLLM hands out
+        an image's data once; later the image is in its cache, and its count in ours.
+        """
+        try:
+            for modality, ranges in result["mm_placeholders"].items():
+                hashes, items = (
+                    result[k][modality] for k in ("mm_hashes", "mm_kwargs")
+                )
+                for mm_hash, item, kept in zip(hashes, items, ranges, strict=True):
+                    if item is not None and "num_kept" in item:
+                        geometry = item_geometry(self.info.get_hf_config(), item)
+                        self._stock_counts[mm_hash] = geometry.num_stock_tokens
+                    count = kept.get_num_embeds()
+                    metrics().count_image(count, self._stock_counts.get(mm_hash, count))
+        except Exception:
+            # A counter must never cost anyone an answer.
+            logger.exception("vllm_hired could not count the images of a request")
+
+    def check_dropping(self) -> None:
+        """Finds out, once, whether this vLLM and this checkpoint let tokens be dropped.
+
+        Raises:
+            HiredConfigError: they do not.
+        """
+        if self._obstacle is not None:
+            raise HiredConfigError(*self._obstacle)
+
+    @cached_property
+    def _obstacle(self) -> tuple[str, object, str] | None:
+        """The arguments of a `HiredConfigError`: each refusal is a new one."""
+        budget = min(self.info.hired.max_budget, Fraction(1, 2))
+        model_cls = get_model_cls(self.info.ctx.model_config)
+        problem = contract_problem(
+            model_cls, type(self), type(self.info), type(self.info.ctx)
+        )
+        if problem is not None:
+            return "hired_budget", float(budget), problem
+        return processor_file_problem(
+            self.info.get_hf_config(),
+            self.info.get_hf_processor().image_processor,
+            self.info.ctx.get_mm_config().mm_processor_kwargs or {},
+        ) or self._dummy_problem(budget)
+
+    def _dummy_problem(self, budget: Fraction) -> tuple[str, object, str] | None:
+        """Sends a dummy image through upstream's code, with dropping and without: it
+        must get `K` placeholders, and a hash unlike stock's."""
+        inputs = super().get_dummy_inputs(
+            self.info.ctx.model_config.max_model_len, {"image": 1}, {}
+        )
+        size = inputs.mm_data_items["image"].get_image_size(0)
+        geometry = model_geometry(self.info.get_hf_config(), size.height, size.width)
+        results = []
+        for kwargs in ({}, self.info.hired.cache_key(budget)):
+            try:
+                with_kwargs = replace(inputs, hf_processor_mm_kwargs=kwargs)
+                results.append(super().apply(with_kwargs, TimingContext(enabled=False)))
+            except VLLMValidationError as error:
+                return (
+                    "model",
+                    self.info.ctx.model_config.model,
+                    f"its {PROCESSOR_FILES} does not cut the tiles that its "
+                    f"config.json describes: {error}",
+                )
+        stock, dropped = results
+        expected = self.info.get_num_kept(geometry, budget)
+        found = [r.get_num_embeds() for r in dropped["mm_placeholders"]["image"]]
+        problem = None
+        if found != [expected]:
+            problem = f"a dummy image gets {found} placeholders, not {expected}"
+        elif stock["mm_hashes"]["image"] == dropped["mm_hashes"]["image"]:
+            problem = "the hash of an image does not depend on its budget"
+        if problem is None:
+            return None
+        problem = f"vLLM {vllm.__version__} does not fit vllm_hired: {problem}"
+        return "hired_budget", float(budget), problem
+
+    @override
     def get_dummy_inputs(
         self,
         seq_len: int,
@@ -205,8 +201,9 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         """Asks for `hired_max_budget`, the most that a request can."""
         inputs = super().get_dummy_inputs(seq_len, mm_counts, mm_options)
         budget = {"hired_budget": float(self.info.hired.max_budget)}
-        return replace(inputs, hf_processor_mm_kwargs=budget)
+        return DummyInputs(**{**vars(inputs), "hf_processor_mm_kwargs": budget})
 
+    @override
     def _postprocess_hf_mm_data(
         self,
         mm_inputs: Mapping[str, object],
@@ -232,18 +229,19 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             if pixels.shape != shape[-pixels.ndim :]:
                 raise VLLMValidationError(
                     f"an image became {tuple(pixels.shape)}, not the "
-                    f"{geometry.num_partitions} tiles of {side}x{side} pixels that "
-                    "this model encodes; leave its size, crop_size and "
-                    "image_grid_pinpoints out of mm_processor_kwargs",
-                    parameter="mm_processor_kwargs",
+                    f"{geometry.num_partitions} partitions of {side}x{side} pixels "
+                    "that this model encodes",
+                    parameter="image",
                 )
             trimmed.append(pixels)
+        refuse_extreme_pixels(trimmed)
         data["pixel_values"] = trimmed
         data["num_kept"] = torch.tensor(
             [self.info.get_num_kept(geometry, budget) for geometry in geometries]
         )
         return data
 
+    @override
     def _get_mm_fields_config(
         self,
         hf_inputs: BatchFeature,
@@ -254,6 +252,7 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         num_kept = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
         return {**fields, "num_kept": num_kept}
 
+    @override
     def _get_prompt_updates(
         self,
         mm_items: MultiModalDataItems,

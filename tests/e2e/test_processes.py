@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,13 @@ import torch
 from transformers import AutoConfig
 
 from tests.conftest import ARCHITECTURES, NO_CLS, WriteCheckpoint
+from tests.test_refusals import ENGINES
 
 ONE, TWO = [(100, 80)], [(56, 150), (112, 112)]
+BAD_VALUE = (
+    {"hf_overrides": {"hired_budget": 1.5}},
+    r"hired_budget=1\.5 is not allowed: a number in \(0, 1\]",
+)
 REQUESTS = [(ONE, None), (TWO, None), ([(171, 152)], None)]
 
 
@@ -111,23 +117,21 @@ def test_the_explicit_architecture_fails_without_the_plugin(
     assert not (tmp_path / "out.pt").exists()
 
 
+@pytest.mark.parametrize("name", ["a bad value", *ENGINES])
 def test_refusals_at_start_up_reach_the_user(
-    make_checkpoint: WriteCheckpoint, checkpoint: Path, tmp_path: Path
+    checkpoint: Path, tmp_path: Path, name: str
 ) -> None:
-    """In a second or two, before any engine process; the rest is in test_config."""
-    done = start(
-        tmp_path,
-        {
-            "engine": {
-                "model": str(checkpoint),
-                "hf_overrides": {"hired_budget": 1.5},
-            },
-            "requests": [],
-            "max_tokens": 1,
-        },
-    )
+    """In a second or two, before any engine process; more in test_engine_args."""
+    options, said = (ENGINES | {"a bad value": BAD_VALUE})[name]
+    job = {
+        "engine": {"model": str(checkpoint), **options},
+        "requests": [],
+        "max_tokens": 1,
+    }
+    done = start(tmp_path, job)
     assert done.returncode != 0
-    assert "hired_budget=1.5 is not allowed: a number in (0, 1]" in done.stderr
+    assert re.search(said, done.stderr), done.stderr[-2000:]
+    assert "EngineCore" not in done.stderr
 
 
 @pytest.mark.parametrize("module", ["torch", "vllm", "transformers"])

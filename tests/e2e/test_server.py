@@ -68,10 +68,15 @@ class Server:
         }
 
     def chat(
-        self, *images: str, prompt: str = "What is this?", **extra: Any
+        self,
+        *images: str,
+        prompt: str = "What is this?",
+        uuid: str | None = None,
+        **extra: Any,
     ) -> requests.Response:
         content: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": url}} for url in images
+            {"type": "image_url", "image_url": {"url": url}, "uuid": uuid}
+            for url in images
         ]
         content.append({"type": "text", "text": prompt})
         body = {
@@ -172,8 +177,9 @@ def test_metrics_of_known_requests(server: Server) -> None:
     )
     assert [response.status_code for response in refused] == [400] * 3
 
-    kept = [server.kept(SQUARE)] * 5 + [server.kept(WIDE), server.kept(WIDE, "0.1")]
-    stock = 5 * server.stock(SQUARE) + 2 * server.stock(WIDE)
+    # The prompt that is too long has been processed before it is refused.
+    kept = [server.kept(SQUARE)] * 6 + [server.kept(WIDE), server.kept(WIDE, "0.1")]
+    stock = 6 * server.stock(SQUARE) + 2 * server.stock(WIDE)
     assert server.counters() == {
         "images_total": len(kept),
         "visual_tokens_kept_total": sum(kept),
@@ -232,6 +238,32 @@ def test_bad_budgets_are_400_and_the_engine_lives(server: Server, value: str) ->
     if value not in ("NaN", "Infinity"):  # no JSON: vLLM may refuse it before us
         assert "hired_budget" in response.text
         assert "(0, " in response.text
+    assert server.prompt_tokens(IMAGE) > 0
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"image_std": [1e-45] * 3}, "after normalisation the pixels"),
+        ({"rescale_factor": 1e308}, "after normalisation the pixels"),
+        ({"size": {"shortest_edge": 10**6}}, "leave crop_size"),
+        ({"image_grid_pinpoints": [[56, 56]]}, "leave crop_size"),
+    ],
+)
+def test_processor_kwargs_that_would_harm_others_are_400(
+    server: Server, kwargs: dict[str, Any], said: str
+) -> None:
+    response = server.chat(IMAGE, mm_processor_kwargs=kwargs)
+    assert response.status_code == 400, response.text
+    assert said in response.text
+    assert server.prompt_tokens(IMAGE) > 0
+
+
+def test_a_name_used_for_two_images(server: Server) -> None:
+    """vLLM answers both from the first, and no counter stands in the way."""
+    for image in (IMAGE, as_url(noise_image(100, 20)), IMAGE):
+        response = server.chat(image, uuid="the same name")
+        assert response.status_code == 200, response.text
     assert server.prompt_tokens(IMAGE) > 0
 
 

@@ -6,16 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.model_executor.models.interfaces import SupportsMultiModal
 from vllm.multimodal.inputs import MultiModalKwargsItem
 
 from vllm_hired.attention import capture_cls_attention
-from vllm_hired.config import HiredConfig, HiredConfigError
+from vllm_hired.config import HiredConfig, HiredConfigError, given_settings
+from vllm_hired.contract import contract_problem
 from vllm_hired.geometry import (
     Geometry,
     input_geometries,
+    item_geometry,
     largest_image_sizes,
     model_geometry,
 )
@@ -34,9 +37,13 @@ class HiredModelMixin(SupportsMultiModal):
     upstream's way untouched.
     """
 
+    @override
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.hired = HiredConfig.from_hf_config(self.config)
+        problem = contract_problem(type(self))
+        if problem is not None and given_settings(self.config):
+            raise HiredConfigError("hired_budget", float(self.hired.budget), problem)
         self.selector = make_selector(self.hired.selector)
         vision = self.config.vision_config
         self.one_partition = Geometry(vision.image_size // vision.patch_size)
@@ -48,13 +55,6 @@ class HiredModelMixin(SupportsMultiModal):
             scheduler.max_num_encoder_input_tokens // patches
         )
         if _has_tower_lora(vllm_config):
-            if self.hired.token_cap is not None:
-                raise HiredConfigError(
-                    "hired_token_cap",
-                    self.hired.token_cap,
-                    "not together with --enable-tower-connector-lora: images that stay "
-                    "whole take a second forward, which would get others' adapters",
-                )
             # The adapters' token mapping covers the call's tiles in one forward.
             self.max_tiles_per_forward = math.inf
         self.max_images_per_batch = (
@@ -72,6 +72,7 @@ class HiredModelMixin(SupportsMultiModal):
             else "stock path unless a request sets hired_budget",
         )
 
+    @override
     def embed_multimodal(self, **kwargs: Any) -> list[Tensor]:
         """Gives exactly `num_kept` rows for each image that carries it."""
         num_kept = kwargs.pop("num_kept", None)
@@ -164,6 +165,7 @@ class HiredModelMixin(SupportsMultiModal):
         ]
         return features, kept
 
+    @override
     def get_mm_lora_token_counts(
         self,
         *,
@@ -198,8 +200,7 @@ class HiredModelMixin(SupportsMultiModal):
         if "num_kept" not in mm_kwargs:
             # Upstream forgets the [CLS] of LLaVA-1.5's one partition.
             return max(tower, _encoded(self.one_partition)), connector
-        image = {key: [field.data] for key, field in mm_kwargs.items()}
-        (geometry,) = input_geometries(self.config, image)
+        geometry = item_geometry(self.config, mm_kwargs)
         is_whole = num_mm_embeds == geometry.num_stock_tokens
         return _encoded(geometry), connector if is_whole else num_mm_embeds
 

@@ -12,10 +12,8 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.processing import InputProcessingContext
 
 from vllm_hired.models.base import HiredModelMixin
-from vllm_hired.processing import (
-    HiredMultiModalProcessorMixin,
-    HiredProcessingInfoMixin,
-)
+from vllm_hired.processing import HiredMultiModalProcessorMixin
+from vllm_hired.processing_info import HiredProcessingInfoMixin
 
 
 class HiredLlavaProcessingInfo(HiredProcessingInfoMixin, LlavaProcessingInfo):
