@@ -167,7 +167,11 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         size = inputs.mm_data_items["image"].get_image_size(0)
         geometry = model_geometry(self.info.get_hf_config(), size.height, size.width)
         results = []
-        for kwargs in ({}, self.info.hired.cache_key(budget)):
+        settings: tuple[dict[str, object], ...] = (
+            {},
+            self.info.hired.cache_key(budget),
+        )
+        for kwargs in settings:
             try:
                 with_kwargs = replace(inputs, hf_processor_mm_kwargs=kwargs)
                 results.append(super().apply(with_kwargs, TimingContext(enabled=False)))

@@ -117,7 +117,15 @@ def test_the_explicit_architecture_fails_without_the_plugin(
     assert not (tmp_path / "out.pt").exists()
 
 
-@pytest.mark.parametrize("name", ["a bad value", *ENGINES])
+STARTED = (
+    "a bad value",
+    "among processor kwargs",
+    "in the text config",
+    "a compiled tower",
+)
+
+
+@pytest.mark.parametrize("name", STARTED)
 def test_refusals_at_start_up_reach_the_user(
     checkpoint: Path, tmp_path: Path, name: str
 ) -> None:
