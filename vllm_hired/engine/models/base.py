@@ -12,19 +12,14 @@ from vllm.logger import init_logger
 from vllm.model_executor.models.interfaces import SupportsMultiModal
 from vllm.multimodal.inputs import MultiModalKwargsItem
 
-from vllm_hired.attention import capture_cls_attention
 from vllm_hired.config import HiredConfig, HiredConfigError, given_settings
-from vllm_hired.contract import contract_problem
-from vllm_hired.geometry import (
-    Geometry,
-    input_geometries,
-    item_geometry,
-    largest_image_sizes,
-    model_geometry,
-)
-from vllm_hired.merge import gather_kept
-from vllm_hired.scores import ClsScores
+from vllm_hired.engine.capture import capture_cls_attention
+from vllm_hired.engine.contract import contract_problem
+from vllm_hired.engine.inputs import input_layouts, item_layout
+from vllm_hired.layouts import Layout, image_layout, largest_image_sizes
 from vllm_hired.selectors import make_selector
+from vllm_hired.selectors.base import Selection, kept_rows
+from vllm_hired.towers.observation import Observation, Quantity
 
 # Under "vllm", where vLLM has set up its handlers.
 logger = init_logger(f"vllm.{__name__}")
@@ -45,18 +40,23 @@ class HiredModelMixin(SupportsMultiModal):
         if problem is not None and given_settings(self.config):
             raise HiredConfigError("hired_budget", float(self.hired.budget), problem)
         self.selector = make_selector(self.hired.selector)
-        vision = self.config.vision_config
-        self.one_partition = Geometry(vision.image_size // vision.patch_size)
-        patches = self.one_partition.patches_per_partition
+        self.attention_layers: dict[Quantity, int] = {
+            "init_attention": self.hired.init_layer,
+            "final_attention": self.hired.final_layer,
+        }
+        side = self.config.vision_config.image_size
+        self.cells_per_partition = image_layout(
+            self.config, side, side
+        ).cells_per_partition
         scheduler = vllm_config.scheduler_config
         # vLLM packs images into a call by the tokens they keep, so a small budget
-        # packs many more tiles than memory was profiled for.
-        self.max_tiles_per_forward: float = (
-            scheduler.max_num_encoder_input_tokens // patches
+        # packs many more partitions than memory was profiled for.
+        self.max_partitions_per_forward: float = (
+            scheduler.max_num_encoder_input_tokens // self.cells_per_partition
         )
         if _has_tower_lora(vllm_config):
-            # The adapters' token mapping covers the call's tiles in one forward.
-            self.max_tiles_per_forward = math.inf
+            # The adapters' token mapping covers the call's partitions in one forward.
+            self.max_partitions_per_forward = math.inf
         self.max_images_per_batch = (
             scheduler.max_num_seqs
             * self.multimodal_config.get_limit_per_prompt("image")
@@ -76,6 +76,7 @@ class HiredModelMixin(SupportsMultiModal):
     def embed_multimodal(self, **kwargs: Any) -> list[Tensor]:
         """Gives exactly `num_kept` rows for each image that carries it."""
         num_kept = kwargs.pop("num_kept", None)
+        is_undropped = kwargs.pop("is_undropped", None)
         image_embeds = kwargs.get("image_embeds")
         if image_embeds is not None:
             # Two of different lengths come as a list, which upstream refuses.
@@ -84,22 +85,18 @@ class HiredModelMixin(SupportsMultiModal):
             return list(super().embed_multimodal(**kwargs))
 
         counts = [int(count) for count in num_kept]
-        geometries = input_geometries(self.config, kwargs)
-        dropping: list[int] = []
-        whole: list[int] = []
-        for image, geometry in enumerate(geometries):
-            # A cap above an image's own count leaves it whole, newline tokens too.
-            is_whole = counts[image] == geometry.num_stock_tokens
-            (whole if is_whole else dropping).append(image)
+        layouts = input_layouts(self.config, kwargs)
+        undropped = [image for image, stays in enumerate(is_undropped) if stays]
+        dropping = [image for image, stays in enumerate(is_undropped) if not stays]
 
         embeddings: dict[int, Tensor] = {}
-        if whole:
-            stock = super().embed_multimodal(**_pick(kwargs, whole))
-            embeddings |= zip(whole, stock, strict=True)
+        if undropped:
+            stock = super().embed_multimodal(**_pick(kwargs, undropped))
+            embeddings |= zip(undropped, stock, strict=True)
         if dropping:
             kept = self._embed_kept(
                 [kwargs["pixel_values"][image] for image in dropping],
-                [geometries[image] for image in dropping],
+                [layouts[image] for image in dropping],
                 [counts[image] for image in dropping],
             )
             embeddings |= zip(dropping, kept, strict=True)
@@ -109,61 +106,75 @@ class HiredModelMixin(SupportsMultiModal):
         return [embeddings[image] for image in range(len(counts))]
 
     def _embed_kept(
-        self, pixel_values: list[Tensor], geometries: list[Geometry], counts: list[int]
+        self, pixel_values: list[Tensor], layouts: list[Layout], counts: list[int]
     ) -> tuple[Tensor, ...]:
         """One tower forward after another, so that the features of one at a time are
         held; then the projector, on kept tokens alone."""
         rows = []
-        for images in self._forwards(geometries):
-            shapes = geometries[images]
-            features, kept = self.select(pixel_values[images], shapes, counts[images])
-            rows.append(gather_kept(features, kept, shapes))
+        for images in self._forwards(layouts):
+            features, selections = self.select(
+                pixel_values[images], layouts[images], counts[images]
+            )
+            rows.append(kept_rows(features, selections, layouts[images]))
         return self.multi_modal_projector(torch.cat(rows)).split(counts)
 
-    def _forwards(self, geometries: list[Geometry]) -> Iterator[slice]:
+    def _forwards(self, layouts: list[Layout]) -> Iterator[slice]:
         """Consecutive images that share a tower forward: at least one, and together
-        at most `max_tiles_per_forward` tiles."""
-        start = tiles = 0
-        for image, geometry in enumerate(geometries):
-            tiles += geometry.num_partitions
-            if image > start and tiles > self.max_tiles_per_forward:
+        at most `max_partitions_per_forward` partitions."""
+        start = partitions = 0
+        for image, layout in enumerate(layouts):
+            partitions += layout.num_partitions
+            if image > start and partitions > self.max_partitions_per_forward:
                 yield slice(start, image)
-                start, tiles = image, geometry.num_partitions
-        yield slice(start, len(geometries))
+                start, partitions = image, layout.num_partitions
+        yield slice(start, len(layouts))
 
     def select(
-        self, pixel_values: list[Tensor], geometries: list[Geometry], counts: list[int]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Encodes images in one tower forward and chooses the patches to keep.
+        self, pixel_values: list[Tensor], layouts: list[Layout], counts: list[int]
+    ) -> tuple[Tensor, list[Selection]]:
+        """Encodes images in one tower forward and chooses the cells to keep.
 
         Args:
             pixel_values: per image `[P, 3, H, W]`, or `[3, H, W]` where P is 1.
-            geometries: per image.
+            layouts: per image.
             counts: `K` per image.
 
         Returns:
-            features `[sum of P, N, D]`, and per image `[K]` int64 flat patch indices
-            in sequence order.
+            features `[sum of P, N, D]`, and a selection per image.
         """
-        hired = self.hired
-        tiles = [image.view(-1, *image.shape[-3:]) for image in pixel_values]
-        layers = {hired.init_layer, hired.final_layer}
-        with capture_cls_attention(self.vision_tower, layers) as captured:
-            features = self._image_pixels_to_features(
-                self.vision_tower, torch.cat(tiles)
-            )
-        partitions = [geometry.num_partitions for geometry in geometries]
-        init, final = (
-            captured[layer].split(partitions)
-            for layer in (hired.init_layer, hired.final_layer)
-        )
-        kept = [
-            self.selector.select(ClsScores(*scores), geometry, count, hired.alpha)
-            for *scores, geometry, count in zip(
-                init, final, geometries, counts, strict=True
+        features, observations = self.observe(pixel_values, layouts)
+        selections = [
+            self.selector.select(observation, layout, count, self.hired.alpha)
+            for observation, layout, count in zip(
+                observations, layouts, counts, strict=True
             )
         ]
-        return features, kept
+        return features, selections
+
+    def observe(
+        self, pixel_values: list[Tensor], layouts: list[Layout]
+    ) -> tuple[Tensor, list[Observation]]:
+        """Features `[sum of P, N, D]` of one tower forward, and per image what the
+        selector needs to see of it."""
+        partitions = [image.view(-1, *image.shape[-3:]) for image in pixel_values]
+        layers = {
+            name: layer
+            for name, layer in self.attention_layers.items()
+            if name in self.selector.needs
+        }
+        with capture_cls_attention(self.vision_tower, {*layers.values()}) as captured:
+            features = self._image_pixels_to_features(
+                self.vision_tower, torch.cat(partitions)
+            )
+        seen = {name: captured[layer] for name, layer in layers.items()}
+        sizes = [layout.num_partitions for layout in layouts]
+        parts = {name: values.split(sizes) for name, values in seen.items()}
+        return features, [
+            Observation(
+                features.device, {name: part[image] for name, part in parts.items()}
+            )
+            for image in range(len(layouts))
+        ]
 
     @override
     def get_mm_lora_token_counts(
@@ -178,7 +189,7 @@ class HiredModelMixin(SupportsMultiModal):
 
         With no image given, bounds the tower's by images of one embedding each, as
         many as can be scheduled together; the projector sees an image's kept tokens,
-        or, if it stays whole, under `P` times its embeddings.
+        or, if nothing is dropped, under `P` times its embeddings.
         """
         tower, connector = super().get_mm_lora_token_counts(
             modality=modality, mm_kwargs=mm_kwargs, num_mm_embeds=num_mm_embeds
@@ -186,28 +197,24 @@ class HiredModelMixin(SupportsMultiModal):
         if self.hired.unsupported is not None:
             return tower, connector
         if mm_kwargs is None:
-            largest = max(
-                (
-                    model_geometry(self.config, *s)
-                    for s in largest_image_sizes(self.config)
-                ),
-                key=lambda geometry: geometry.num_partitions,
+            partitions = max(
+                image_layout(self.config, *size).num_partitions
+                for size in largest_image_sizes(self.config)
             )
             images = min(num_mm_embeds, self.max_images_per_batch)
-            return images * _encoded(largest), largest.num_partitions * num_mm_embeds
+            return images * self._encoded(partitions), partitions * num_mm_embeds
         if "pixel_values" not in mm_kwargs:
             return tower, connector
         if "num_kept" not in mm_kwargs:
             # Upstream forgets the [CLS] of LLaVA-1.5's one partition.
-            return max(tower, _encoded(self.one_partition)), connector
-        geometry = item_geometry(self.config, mm_kwargs)
-        is_whole = num_mm_embeds == geometry.num_stock_tokens
-        return _encoded(geometry), connector if is_whole else num_mm_embeds
+            return max(tower, self._encoded(1)), connector
+        encoded = self._encoded(item_layout(self.config, mm_kwargs).num_partitions)
+        is_undropped = bool(mm_kwargs["is_undropped"].data)
+        return encoded, connector if is_undropped else num_mm_embeds
 
-
-def _encoded(geometry: Geometry) -> int:
-    """Tokens of an image in the tower, a [CLS] a partition among them."""
-    return geometry.num_partitions * (geometry.patches_per_partition + 1)
+    def _encoded(self, partitions: int) -> int:
+        """Tokens of an image in the tower, a [CLS] a partition among them."""
+        return partitions * (self.cells_per_partition + 1)
 
 
 def _has_tower_lora(vllm_config: VllmConfig) -> bool:

@@ -12,9 +12,9 @@ from typing_extensions import override
 from vllm.multimodal.parse import ImageSize
 from vllm.multimodal.processing import BaseProcessingInfo, InputProcessingContext
 
-from vllm_hired.budget import kept_count
+from vllm_hired.budget import KeptCount, kept_count
 from vllm_hired.config import PREFIX, HiredConfig
-from vllm_hired.geometry import Geometry, largest_image_sizes, model_geometry
+from vllm_hired.layouts import Layout, image_layout, largest_image_sizes
 
 
 class HiredInputProcessingContext(InputProcessingContext):
@@ -41,27 +41,27 @@ class HiredProcessingInfoMixin(BaseProcessingInfo):
         super().__init__(HiredInputProcessingContext(ctx.model_config, ctx.tokenizer))
         self.hired = HiredConfig.from_hf_config(self.get_hf_config())
 
-    def get_largest_images(self) -> Mapping[ImageSize, Geometry]:
+    def get_largest_images(self) -> Mapping[ImageSize, Layout]:
         """Image sizes among which is one with most tokens, whatever the budget."""
         hf_config = self.get_hf_config()
         return {
-            ImageSize(width, height): model_geometry(hf_config, height, width)
+            ImageSize(width, height): image_layout(hf_config, height, width)
             for height, width in largest_image_sizes(hf_config)
         }
 
-    def get_num_kept(self, geometry: Geometry, budget: Fraction) -> int:
-        """`K` of an image."""
-        return kept_count(geometry, budget, self.hired.token_cap)
+    def get_kept_count(self, layout: Layout, budget: Fraction) -> KeptCount:
+        """`K` of an image, and whether it stays as it is."""
+        return kept_count(layout, budget, self.hired.token_cap)
 
     def _largest_image(self) -> tuple[int, int, ImageSize]:
         """(`K` at the largest budget, partitions, size); of equals, most partitions."""
         return max(
             (
-                self.get_num_kept(geometry, self.hired.max_budget),
-                geometry.num_tiles,
+                self.get_kept_count(layout, self.hired.max_budget).tokens,
+                layout.num_tiles,
                 size,
             )
-            for size, geometry in self.get_largest_images().items()
+            for size, layout in self.get_largest_images().items()
         )
 
     @override
@@ -78,12 +78,13 @@ class HiredProcessingInfoMixin(BaseProcessingInfo):
         if not hired.is_active(hired.max_budget):
             return super().get_mm_max_tokens_per_item(seq_len, mm_counts)
         tokens = self._largest_image()[0]
-        stock = max(g.num_stock_tokens for g in self.get_largest_images().values())
+        layouts = self.get_largest_images().values()
+        stock = max(layout.num_stock_tokens for layout in layouts)
         if hired.max_budget == 1:
-            # Under a cap, an image with padding may stay whole where a larger one
-            # has lost its newline tokens.
+            # Under a cap, an image with padding may stay undropped where a larger
+            # one has lost its newline tokens.
             tokens = min(stock, hired.token_cap or stock)
         if self.ctx.get_mm_config().enable_mm_embeds:
-            # Ready-made embeddings pass through whole.
+            # Ready-made embeddings pass through as they are.
             tokens = max(tokens, stock)
         return {"image": tokens}

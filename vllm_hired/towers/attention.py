@@ -1,22 +1,7 @@
-"""[CLS] attention of a vision transformer's layers: what selection goes by."""
-
-from dataclasses import dataclass
+"""[CLS] attention of a vision transformer's layers."""
 
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class ClsScores:
-    """[CLS] attention that one image's patches receive, summed over heads.
-
-    Attributes:
-        init: `[P, N]` float32, from the init layer.
-        final: `[P, N]` float32, from the final layer.
-    """
-
-    init: Tensor
-    final: Tensor
 
 
 def cls_attention(query: Tensor, key: Tensor, num_heads: int, scale: float) -> Tensor:

@@ -8,9 +8,9 @@ from vllm.model_executor.models.llava_next import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from vllm_hired.models.base import HiredModelMixin
-from vllm_hired.processing import HiredMultiModalProcessorMixin
-from vllm_hired.processing_info import HiredProcessingInfoMixin
+from vllm_hired.engine.models.base import HiredModelMixin
+from vllm_hired.engine.processing import HiredMultiModalProcessorMixin
+from vllm_hired.engine.processing_info import HiredProcessingInfoMixin
 
 
 class HiredLlavaNextProcessingInfo(HiredProcessingInfoMixin, LlavaNextProcessingInfo):

@@ -9,7 +9,6 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import set_default_torch_num_threads
 
-from vllm_hired import MODELS
 from vllm_hired.config import (
     OBSTACLE,
     HiredConfig,
@@ -17,10 +16,11 @@ from vllm_hired.config import (
     given_settings,
     refuse_settings_among,
 )
+from vllm_hired.engine.models import MODELS
 
 
 @cache
-def read_hired_overrides() -> None:
+def wrap_create_model_config() -> None:
     """Wraps `EngineArgs.create_model_config`, once, to read overrides that are not
     JSON and to refuse settings that cannot be used before any process is started."""
     upstream = EngineArgs.create_model_config

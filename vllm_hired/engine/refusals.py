@@ -8,7 +8,7 @@ from torch import Tensor
 from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems
 
-from vllm_hired.geometry import ImageSizeError
+from vllm_hired.layouts import ImageSizeError
 
 TILE_KWARGS = (
     "crop_size",

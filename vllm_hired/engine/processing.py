@@ -35,22 +35,19 @@ from vllm_hired.config import (
     read_budget,
     setting_keys,
 )
-from vllm_hired.contract import contract_problem
-from vllm_hired.geometry import (
-    ImageSizeError,
-    input_geometries,
-    item_geometry,
-    model_geometry,
-)
-from vllm_hired.metrics import metrics
-from vllm_hired.processing_info import HiredProcessingInfoMixin
-from vllm_hired.refusals import (
+from vllm_hired.engine.contract import contract_problem
+from vllm_hired.engine.metrics import metrics
+from vllm_hired.engine.processing_info import HiredProcessingInfoMixin
+from vllm_hired.engine.refusals import (
     PROCESSOR_FILES,
     processor_file_problem,
     refuse_empty_images,
     refuse_extreme_pixels,
     refuse_tile_kwargs,
 )
+
+from vllm_hired.engine.inputs import input_layouts, item_layout
+from vllm_hired.layouts import ImageSizeError, image_layout
 
 # Under "vllm", where vLLM has set up its handlers.
 logger = init_logger(f"vllm.{__name__}")
@@ -125,8 +122,8 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
                 )
                 for mm_hash, item, kept in zip(hashes, items, ranges, strict=True):
                     if item is not None and "num_kept" in item:
-                        geometry = item_geometry(self.info.get_hf_config(), item)
-                        self._stock_counts[mm_hash] = geometry.num_stock_tokens
+                        layout = item_layout(self.info.get_hf_config(), item)
+                        self._stock_counts[mm_hash] = layout.num_stock_tokens
                     count = kept.get_num_embeds()
                     metrics().count_image(count, self._stock_counts.get(mm_hash, count))
         except Exception:
@@ -165,7 +162,7 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             self.info.ctx.model_config.max_model_len, {"image": 1}, {}
         )
         size = inputs.mm_data_items["image"].get_image_size(0)
-        geometry = model_geometry(self.info.get_hf_config(), size.height, size.width)
+        layout = image_layout(self.info.get_hf_config(), size.height, size.width)
         results = []
         settings: tuple[dict[str, object], ...] = (
             {},
@@ -183,7 +180,7 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
                     f"config.json describes: {error}",
                 )
         stock, dropped = results
-        expected = self.info.get_num_kept(geometry, budget)
+        expected = self.info.get_kept_count(layout, budget).tokens
         found = [r.get_num_embeds() for r in dropped["mm_placeholders"]["image"]]
         problem = None
         if found != [expected]:
@@ -223,26 +220,26 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             return data
         budget = read_budget(hf_processor_mm_kwargs["hired_budget"])
         hf_config = self.info.get_hf_config()
-        geometries = input_geometries(hf_config, data)
+        layouts = input_layouts(hf_config, data)
         side = hf_config.vision_config.image_size
         trimmed = []
-        for padded, geometry in zip(data["pixel_values"], geometries, strict=True):
-            shape = (geometry.num_partitions, 3, side, side)
+        for padded, layout in zip(data["pixel_values"], layouts, strict=True):
+            shape = (layout.num_partitions, 3, side, side)
             # Without tiles there is no dimension of partitions either.
             pixels = padded[: shape[0]] if padded.ndim == len(shape) else padded
             if pixels.shape != shape[-pixels.ndim :]:
                 raise VLLMValidationError(
                     f"an image became {tuple(pixels.shape)}, not the "
-                    f"{geometry.num_partitions} partitions of {side}x{side} pixels "
+                    f"{layout.num_partitions} partitions of {side}x{side} pixels "
                     "that this model encodes",
                     parameter="image",
                 )
             trimmed.append(pixels)
         refuse_extreme_pixels(trimmed)
         data["pixel_values"] = trimmed
-        data["num_kept"] = torch.tensor(
-            [self.info.get_num_kept(geometry, budget) for geometry in geometries]
-        )
+        counts = [self.info.get_kept_count(layout, budget) for layout in layouts]
+        data["num_kept"] = torch.tensor([count.tokens for count in counts])
+        data["is_undropped"] = torch.tensor([count.is_undropped for count in counts])
         return data
 
     @override
@@ -251,10 +248,10 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         hf_inputs: BatchFeature,
         hf_processor_mm_kwargs: Mapping[str, object],
     ) -> Mapping[str, MultiModalFieldConfig]:
-        """Adds `num_kept`, which the worker reads on the CPU."""
+        """Adds `num_kept` and `is_undropped`, which the worker reads on the CPU."""
         fields = super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs)
-        num_kept = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
-        return {**fields, "num_kept": num_kept}
+        on_cpu = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
+        return {**fields, "num_kept": on_cpu, "is_undropped": on_cpu}
 
     @override
     def _get_prompt_updates(

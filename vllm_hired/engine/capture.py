@@ -8,7 +8,7 @@ from torch.utils.hooks import RemovableHandle
 from vllm.distributed import tensor_model_parallel_all_reduce
 from vllm.model_executor.models.clip import CLIPAttention, CLIPVisionModel
 
-from vllm_hired.scores import cls_attention
+from vllm_hired.towers.attention import cls_attention
 
 
 @contextmanager
