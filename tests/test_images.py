@@ -1,6 +1,5 @@
 """How the tools read image files, against vLLM's own loading of them."""
 
-import base64
 import os
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
-from vllm.multimodal.media import MediaConnector
 from vllm.multimodal.parse import MultiModalDataParser
 
+from tests.front_end import served
 from tests.pictures import PICTURES, REFUSED, huge_png
 from vllm_hired.images import (
     ImageFileError,
@@ -20,14 +19,6 @@ from vllm_hired.images import (
     read_image,
     upright_size,
 )
-
-
-def served(path: Path) -> Image.Image:
-    """As a chat request's `image_url` brings it to the server."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    loaded: Any = MediaConnector().fetch_image(f"data:image/any;base64,{data}")
-    image: Image.Image = loaded.media
-    return image
 
 
 def handed_over(path: Path) -> Image.Image:
@@ -45,7 +36,7 @@ def test_a_picture_is_read_as_the_engine_reads_it(
     path = tmp_path / name
     path.write_bytes(PICTURES[name]())
     image = read_image(path)
-    for engine in (served(path), handed_over(path)):
+    for engine in (served(path).media, handed_over(path)):
         assert engine.mode == image.mode == "RGB"
         assert np.array_equal(np.asarray(engine), np.asarray(image))
 
