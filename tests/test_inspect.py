@@ -64,7 +64,7 @@ def test_keeps_what_the_engine_keeps(
 
 def test_the_tower_sees_what_the_servers_sees(checkpoint: Path, tmp_path: Path) -> None:
     """Files of many kinds, as a server loads them and as PIL images."""
-    front_end = FrontEnd(checkpoint)
+    front_end = FrontEnd(checkpoint, dtype="float32")
     processor = front_end.processor.info.get_hf_processor().image_processor
     mean, std = (
         torch.tensor(values).view(3, 1, 1)
@@ -244,10 +244,7 @@ def test_any_name_that_a_file_may_have(
     assert out.stat().st_size > 1000
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_an_interrupted_command_leaves_no_file(
-    checkpoint: Path, tmp_path: Path, name: str, status: int
-) -> None:
+def test_a_stopped_command_leaves_no_file(checkpoint: Path, tmp_path: Path) -> None:
     noise_image(100, 80).save(tmp_path / "photo.png")
     arguments = ["inspect", str(tmp_path / "photo.png"), "--model", str(checkpoint)]
     # The signal comes once all is written, under the name for the time being.
@@ -257,17 +254,15 @@ from vllm_hired.cli import script
 
 def interrupted(path, target):
     assert path.name.startswith(".") and path.exists()
-    os.kill(os.getpid(), signal.{name})
+    os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 
 pathlib.Path.replace = interrupted
-# A shell may start what it runs in the background without it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv[1:] = {[*arguments, "-o", str(tmp_path / "kept.html")]!r}
 sys.exit(script())
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (status, "")
+    assert (done.returncode, done.stderr) == (143, "")
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
