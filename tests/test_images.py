@@ -1,12 +1,13 @@
 """How the tools read image files, against vLLM's own loading of them."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageSequence
 from vllm.multimodal.parse import MultiModalDataParser
 
 from tests.front_end import served
@@ -20,12 +21,13 @@ from vllm_hired.images import (
     upright_size,
 )
 
+TO_THE_RIGHT = Image.Transpose.ROTATE_270
 
-def handed_over(path: Path) -> Image.Image:
-    """As an offline request's `Image.open(path)` comes out of the parser."""
-    with Image.open(path) as image:
-        items: Any = MultiModalDataParser().parse_mm_data({"image": image})
-        parsed: Image.Image = items["image"].get(0)
+
+def handed_over(image: Image.Image) -> Image.Image:
+    """As an offline request's PIL image comes out of the parser."""
+    items: Any = MultiModalDataParser().parse_mm_data({"image": image})
+    parsed: Image.Image = items["image"].get(0)
     return parsed
 
 
@@ -36,7 +38,7 @@ def test_a_picture_is_read_as_the_engine_reads_it(
     path = tmp_path / name
     path.write_bytes(PICTURES[name]())
     image = read_image(path)
-    for engine in (served(path).media, handed_over(path)):
+    for engine in (served(path).media, handed_over(Image.open(path))):
         assert engine.mode == image.mode == "RGB"
         assert np.array_equal(np.asarray(engine), np.asarray(image))
 
@@ -49,6 +51,25 @@ def test_a_picture_is_read_as_the_engine_reads_it(
         with pytest.raises(ImageFileError, match="decoded"):
             read_image(path)
     assert upright_size(path) == image.size
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("alpha.png", lambda image: image.convert("RGB")),
+        ("orientation 6.jpg", lambda image: image.transpose(TO_THE_RIGHT)),
+        ("animated.gif", lambda image: ImageSequence.Iterator(image)[1]),
+    ],
+    ids=["alpha dropped", "turned already", "second frame"],
+)
+def test_a_pil_image_is_what_the_program_made_of_it(
+    tmp_path: Path, name: str, make: Callable[[Image.Image], Image.Image]
+) -> None:
+    """Where it differs from the file, as the documentation says."""
+    path = tmp_path / name
+    path.write_bytes(PICTURES[name]())
+    engine = handed_over(make(Image.open(path)))
+    assert not np.array_equal(np.asarray(engine), np.asarray(read_image(path)))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -51,14 +51,18 @@ def image_files(paths: Iterable[Path], skip: Callable[[str], None]) -> Iterator[
     seen: set[tuple[int, int]] = set()
 
     def is_new(folder: str) -> bool:
-        status = os.stat(folder)
+        try:
+            status = os.stat(folder)
+        except OSError:
+            # Gone since it was listed, or locked: `os.walk` will report it.
+            return True
         identity = (status.st_dev, status.st_ino)
         is_new = identity not in seen
         seen.add(identity)
         return is_new
 
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             yield path
             continue
         if not is_new(str(path)):

@@ -21,8 +21,10 @@ from vllm_hired.tables import Row, as_table
 Size = tuple[int, int]
 """Width and height in pixels."""
 
-
+TOKENS = ("stock tokens", "kept tokens")
 FLOPS = ("tower FLOPs", "projector FLOPs", "LLM FLOPs")
+SUMMED = (*TOKENS, "KV bytes/image", "KV bytes/request", *FLOPS)
+"""Columns whose values over many images have a mean."""
 
 
 class SizeError(ValueError):
@@ -178,30 +180,27 @@ def over_all(
         rows_per_size: stock and the budgets.
         cache_bytes: of the KV cache.
     """
-    stock = rows[::rows_per_size]
-    images = sum(row["images"] for row in stock)
-
-    def total(group: Sequence[Row], *names: str) -> int:
-        return sum(row["images"] * row[name] for row in group for name in names)
-
-    for start in range(rows_per_size):
-        group = rows[start::rows_per_size]
-        flops = {name: round(total(group, name) / images) for name in FLOPS}
-        yield {
-            "images": images,
-            "size": "all",
-            "tile grid": "-",
-            "budget": group[0]["budget"],
-            "stock tokens": round(total(group, "stock tokens") / images, 1),
-            "kept tokens": round(total(group, "kept tokens") / images, 1),
-            "KV bytes/image": round(total(group, "KV bytes/image") / images),
-            "KV bytes/request": round(total(group, "KV bytes/request") / images),
-            "requests at once": cache_bytes
-            * images
-            // total(group, "KV bytes/request"),
-            **flops,
-            "arithmetic bound": round(total(stock, *FLOPS) / total(group, *FLOPS), 3),
-        }
+    groups = [rows[start::rows_per_size] for start in range(rows_per_size)]
+    images = sum(row["images"] for row in groups[0])
+    totals = [
+        {name: sum(row["images"] * row[name] for row in group) for name in SUMMED}
+        for group in groups
+    ]
+    flops = [sum(total[name] for name in FLOPS) for total in totals]
+    for group, total, operations in zip(groups, totals, flops, strict=True):
+        means = {name: round(value / images) for name, value in total.items()}
+        yield (
+            group[0]
+            | means
+            | {
+                "images": images,
+                "size": "all",
+                "tile grid": "-",
+                **{name: round(total[name] / images, 1) for name in TOKENS},
+                "requests at once": cache_bytes * images // total["KV bytes/request"],
+                "arithmetic bound": round(flops[0] / operations, 3),
+            }
+        )
 
 
 def tile_grid(geometry: Geometry) -> str:
