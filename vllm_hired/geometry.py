@@ -57,6 +57,11 @@ class Geometry:
         return self.num_tiles + 1
 
     @property
+    def partition_names(self) -> list[str]:
+        """What people read: tiles are numbered from 1, row by row."""
+        return ["thumbnail", *(f"tile {i + 1}" for i in range(self.num_tiles))]
+
+    @property
     def num_valid_tile_patches(self) -> int:
         """`V_sub`: patches in the valid rectangle."""
         return self.height * self.width
