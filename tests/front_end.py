@@ -1,5 +1,6 @@
 """vLLM's front end without an engine behind it."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,16 @@ from PIL import Image
 from vllm.engine.arg_utils import EngineArgs
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.cache import MultiModalProcessorOnlyCache
+from vllm.multimodal.media import MediaConnector
 
 from tests import oracle
 from tests.reference import layout_of
+
+
+def served(path: Path) -> Any:
+    """The image in a file as a chat request's `image_url` brings it to the server."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return MediaConnector().fetch_image(f"data:image/any;base64,{data}")
 
 
 class FrontEnd:

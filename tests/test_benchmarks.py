@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TINY = ["--shape", "tiny", "--dtype", "float32"]
 
 

@@ -1,6 +1,9 @@
 """`vllm-hired inspect`: the engine's own choice, written whole or not at all."""
 
 import json
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,12 @@ from vllm import LLM
 from benchmarks.checkpoints import REAL_PINPOINTS, small, write_checkpoint
 from tests.conftest import NO_CLS, WriteCheckpoint
 from tests.engine import noise_image
+from tests.front_end import FrontEnd, served
+from tests.pictures import PICTURES, write_all
 from vllm_hired.cli import main
 from vllm_hired.config import HiredConfig
 from vllm_hired.geometry import model_geometry
+from vllm_hired.images import read_image
 from vllm_hired.inspect.tower import inspect_image, with_settings
 from vllm_hired.selectors import make_selector
 
@@ -54,6 +60,22 @@ def test_keeps_what_the_engine_keeps(
         assert inspection.geometry == geometry
         assert inspection.kept_count(hired) == int(item["num_kept"].data)
         assert inspection.select(hired).tolist() == kept.tolist()
+
+
+def test_the_tower_sees_what_the_servers_sees(checkpoint: Path, tmp_path: Path) -> None:
+    """Files of many kinds, as a server loads them and as PIL images."""
+    front_end = FrontEnd(checkpoint, dtype="float32")
+    processor = front_end.processor.info.get_hf_processor().image_processor
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1)
+        for values in (processor.image_mean, processor.image_std)
+    )
+    for path in write_all(tmp_path, PICTURES):
+        seen = inspect_image(str(checkpoint), path.name, read_image(path), {})
+        for loaded in (served(path), Image.open(path)):
+            (item,) = front_end(loaded)["mm_kwargs"]["image"]
+            tiles = (item["pixel_values"].data * std + mean).clamp(0, 1)
+            assert torch.equal(tiles, seen.tiles), path.name
 
 
 def test_settings_leave_the_checkpoints_config_alone(checkpoint: Path) -> None:
@@ -192,12 +214,55 @@ def test_bad_input_is_one_line_and_no_file(
     assert {*tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("out", ["x.jpg", "x", "none/x.png"])
+@pytest.mark.parametrize(
+    "out", ["x.jpg", "x", "none/x.png", "photo.png/x.png", "folder.png"]
+)
 def test_where_nothing_can_be_written(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path, out: str
 ) -> None:
     noise_image(100, 80).save(tmp_path / "photo.png")
+    (tmp_path / "folder.png").mkdir()
+    before = {*tmp_path.iterdir()}
     arguments = [str(tmp_path / "photo.png"), "--model", str(checkpoint)]
     assert main(["inspect", *arguments, "-o", str(tmp_path / out)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert not (tmp_path / out).exists()
+    error = capsys.readouterr().err
+    assert error.startswith(f"vllm-hired: -o {tmp_path / out}")
+    assert error.count("\n") == 1
+    assert {*tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", ["png", "html"])
+def test_any_name_that_a_file_may_have(
+    checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
+    """One that is no text, and one as long as they come."""
+    image = tmp_path / os.fsdecode(b"\xff.png")
+    noise_image(100, 80).save(image)
+    out = tmp_path / ("x" * 250 + f".{kind}")
+    arguments = ["inspect", str(image), "--model", str(checkpoint), "-o", str(out)]
+    assert main(arguments) == 0
+    assert out.stat().st_size > 1000
+
+
+def test_a_stopped_command_leaves_no_file(checkpoint: Path, tmp_path: Path) -> None:
+    noise_image(100, 80).save(tmp_path / "photo.png")
+    arguments = ["inspect", str(tmp_path / "photo.png"), "--model", str(checkpoint)]
+    # The signal comes once all is written, under the name for the time being.
+    code = f"""
+import os, pathlib, signal, sys, time
+from vllm_hired.cli import script
+
+def interrupted(path, target):
+    assert path.name.startswith(".") and path.exists()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+pathlib.Path.replace = interrupted
+sys.argv[1:] = {[*arguments, "-o", str(tmp_path / "kept.html")]!r}
+sys.exit(script())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (143, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]

@@ -1,5 +1,6 @@
 """The wheel and the sdist: complete, well described, installable elsewhere."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -20,6 +21,16 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
+def files_of(*folders: str) -> set[str]:
+    """Their files, from the root of the checkout."""
+    return {
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
     """(sdist, wheel), the wheel built from the sdist, as pip would."""
@@ -35,11 +46,7 @@ def test_both_pass_twine_and_hold_the_whole_package(
 ) -> None:
     sdist, wheel = distributions
     run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
-    files = {
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "vllm_hired").rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
-    }
+    files = files_of("vllm_hired")
     assert {"vllm_hired/py.typed", "vllm_hired/inspect/page_files/page.html"} <= files
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -47,7 +54,25 @@ def test_both_pass_twine_and_hold_the_whole_package(
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)
     with tarfile.open(sdist) as source:
         sources = {name.partition("/")[2] for name in source.getnames()}
-    assert files | {"README.md", "LICENSE", "setup.py"} <= sources
+    folders = ("benchmarks", "checkpoints", "docs", "tests", "tools")
+    assert files | files_of(*folders) <= sources
+    assert {"README.md", "LICENSE", "setup.py", "Makefile", "mkdocs.yml"} <= sources
+
+
+def test_the_sdist_passes_its_own_tests(
+    distributions: Sequence[Path], tmp_path: Path
+) -> None:
+    """All of them are collected; those run that read pages, results and checkpoints."""
+    with tarfile.open(distributions[0]) as source:
+        source.extractall(tmp_path, filter="data")
+    (folder,) = tmp_path.iterdir()
+    part = "readme or docs or find_python or config or selectors or chat"
+    # Before the checkout, for processes that the tests start.
+    command = ["env", f"PYTHONPATH={folder}", sys.executable, "-m", "pytest"]
+    said = run(*command, "-v", "-m", "not slow", "-k", part, cwd=folder)
+    for tests in ("test_readme", "test_docs", "test_find_python", "test_chat_template"):
+        assert f"tests/{tests}.py::" in said
+    assert re.search(r" \d{3} passed, \d{3} deselected", said), said
 
 
 def test_the_wheel_installs_and_registers_elsewhere(

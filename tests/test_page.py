@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import skimage.data
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.checkpoints import REAL_PINPOINTS
@@ -19,6 +19,8 @@ from vllm_hired.inspect.tower import Inspection, inspect_image
 from vllm_hired.selectors import SELECTORS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+TILES = ["Tile 1", "Tile 2", "Tile 3", "Tile 4"]
 
 
 def photograph(name: str) -> Image.Image:
@@ -163,6 +165,45 @@ def test_at_phone_width_nothing_is_cut_off(
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.close()
+
+
+def test_page_and_picture_number_tiles_alike(
+    browser: Browser, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same names for the same tiles: each has the same count in both."""
+    image = PHOTOGRAPHS["coffee"]
+    page = open_page(browser, folder, image, tmp_path)
+    listed = page.locator("#shares li").all()
+    on_page = [
+        (row.locator("strong").inner_text(), row.locator(".amount").inner_text())
+        for row in listed
+    ]
+    assert [name for name, _ in on_page] == ["Thumbnail", *TILES]
+    # By keyboard to the first patch of each tile's column and row.
+    page.locator("#canvas-panel canvas").focus()
+    pointed = []
+    for keys in (["Home", "PageUp"], ["End"], ["Home", "PageDown"], ["End"]):
+        for key in keys:
+            page.keyboard.press(key)
+        pointed.append(page.locator("#patch b").inner_text())
+    assert pointed == TILES
+    page.close()
+
+    captions: list[str] = []
+    draw_text = ImageDraw.ImageDraw.text
+
+    def record(draw: Any, place: Any, text: str, *rest: Any, **options: Any) -> None:
+        captions.append(text)
+        draw_text(draw, place, text, *rest, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+    arguments = [str(tmp_path / "photo.png"), "--model", str(folder)]
+    assert main(["inspect", *arguments, "-o", str(tmp_path / "kept.png")]) == 0
+    in_picture = [
+        (name.capitalize(), counts.removesuffix(" patches"))
+        for name, _, counts in (caption.partition(": ") for caption in captions[1:])
+    ]
+    assert in_picture == on_page
 
 
 def test_a_name_cannot_end_the_script(

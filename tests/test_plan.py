@@ -138,20 +138,9 @@ def test_grouped_queries_need_less(
     assert kept["KV bytes/image"] == 576 * 2**19 // 4
 
 
-def test_images_and_folders(
-    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+def test_sizes_alone_have_no_rows_over_all(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path
 ) -> None:
-    for name in ("a.png", "b.JPG"):
-        noise_image(112, 56).save(tmp_path / name)
-    noise_image(60, 60).save(tmp_path / "c.webp")
-    (tmp_path / "notes.txt").write_text("no image")
-    rows = plan(capsys, str(checkpoint), "--images", str(tmp_path), "--budget", "0.5")
-    assert [(r["images"], r["size"], r["budget"]) for r in rows] == [
-        (2, "112x56", "stock"),
-        (2, "112x56", 0.5),
-        (1, "60x60", "stock"),
-        (1, "60x60", 0.5),
-    ]
     arguments = ["plan", str(checkpoint), "--size", "60x60", "0100x20"]
     assert main([*arguments, "--csv"]) == 0
     table = [*csv.DictReader(io.StringIO(capsys.readouterr().out))]
@@ -165,10 +154,16 @@ def test_a_cap(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
     assert [row["kept tokens"] for row in rows] == [336, 40, 40, 32]
 
 
-def test_a_process_of_its_own_needs_no_vllm(checkpoint: Path) -> None:
+def test_a_process_of_its_own_needs_no_vllm(checkpoint: Path, tmp_path: Path) -> None:
+    image = tmp_path / "photo.png"
+    noise_image(1024, 768).save(image)
+    commands = (
+        ["plan", str(checkpoint), "--images", str(image)],
+        ["inspect", str(image), "--model", str(checkpoint), "-o", str(image)],
+    )
     code = (
         "import sys; from vllm_hired.cli import main; "
-        f"main(['plan', {str(checkpoint)!r}, '--size', '1024x768']); "
+        f"assert not any(main(command) for command in {commands}); "
         "assert 'vllm' not in sys.modules"
     )
     done = subprocess.run(
@@ -193,7 +188,7 @@ def test_a_process_of_its_own_needs_no_vllm(checkpoint: Path) -> None:
         (["MODEL", "--size", "9x9", "--kv-cache-gib", "0"], "must be a number above 0"),
         (["MODEL", "--size", "9x9", "--kv-cache-gib", "nan"], "a number above 0"),
         (["MODEL", "--size", "9x9", "--kv-cache-gib", "inf"], "a number above 0"),
-        (["MODEL", "--images", "FILE"], "cannot identify image file"),
+        (["MODEL", "--images", "FILE"], "text.png is not an image"),
         (["MODEL", "--images", "EMPTY"], "no image in this folder"),
         (["MODEL", "--images", "EMPTY/none.png"], "No such file"),
         (["EMPTY", "--size", "9x9"], "no checkpoint: it has no config.json"),

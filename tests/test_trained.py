@@ -144,6 +144,7 @@ def test_a_variant_is_measured_past_the_caches(trained: LLM) -> None:
     assert answers(trained, samples, budget) == usual
 
 
+@pytest.mark.slow
 def test_ablation(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.ablation", "--model", str(CHECKPOINT)]
     command += ["--dtype", "float32", "--out", str(tmp_path), "--scenes", "2"]
@@ -158,6 +159,7 @@ def test_ablation(tmp_path: Path) -> None:
     assert all(re.fullmatch(two_scenes, row["right"]) for row in result["raw"])
 
 
+@pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.demo", "--out", str(tmp_path)]
     command += ["--scenes", "1", "--repeats", "1"]

@@ -1,15 +1,17 @@
-"""A real `vllm serve` with the literal command of the README, and what it reports."""
+"""A real `vllm serve` with the commands of the README, and what it reports."""
 
 import base64
 import io
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,17 +28,20 @@ from tests.conftest import ARCHITECTURES, WriteCheckpoint
 from tests.engine import noise_image
 from tests.reference import layout_of
 
-SERVE = "vllm serve --model llava-next --hf-overrides hired_budget=0.2"
+COMMANDS = {
+    "llava_next": "vllm serve --model llava-next --hf-overrides hired_budget=0.2",
+    "llava": "vllm serve llava-next --hf-overrides hired_budget=0.2 "
+    # Two processes, whose counters come together.
+    "--api-server-count 2",
+}
+"""By architecture: the literal line, which vLLM calls deprecated, and vLLM's form."""
+
 OPTIONS = (
     "--trust-request-mm-kwargs --max-model-len 1024 --dtype float32 --enforce-eager "
     "--max-num-batched-tokens 1024 --max-num-seqs 8 --limit-mm-per-prompt.image 3"
 )
 DASHBOARD = Path(__file__).parents[2] / "docs/dashboards/vllm-hired.json"
 START_LIMIT_S = 240
-
-
-API_SERVERS = {"llava_next": 1, "llava": 2}
-"""Processes of each architecture's server; their counters come together."""
 
 
 @dataclass
@@ -105,29 +110,22 @@ def data_url(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-@pytest.fixture(scope="module", params=API_SERVERS)
-def server(
-    make_checkpoint: WriteCheckpoint,
-    tmp_path_factory: pytest.TempPathFactory,
-    request: pytest.FixtureRequest,
-) -> Iterator[Server]:
-    checkpoint = make_checkpoint(**ARCHITECTURES[request.param])
-    folder = tmp_path_factory.mktemp("server")
-    (folder / "llava-next").symlink_to(checkpoint)
+@contextmanager
+def serving(command: str, folder: Path, checkpoint: Path) -> Iterator[Server]:
+    """A server started by a command as people type it, in a folder, on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = f"{SERVE} {OPTIONS} --host 127.0.0.1 --port {port}".split()
-    if API_SERVERS[request.param] > 1:
-        command += ["--api-server-count", str(API_SERVERS[request.param])]
-    command[0] = str(Path(sys.executable).with_name("vllm"))
     environment = os.environ | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
         "VLLM_LOGGING_LEVEL": "INFO",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
+    # `env` takes the variables that a command may begin with.
+    words = ["env", *shlex.split(command), *f"--host 127.0.0.1 --port {port}".split()]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log
+            words, cwd=folder, env=environment, stdout=log, stderr=log
         )
         server = Server(f"http://127.0.0.1:{port}", process, checkpoint)
         try:
@@ -140,6 +138,20 @@ def server(
     said = (folder / "log").read_text()
     (upstream,) = server.hf_config.architectures
     assert f"Hired{upstream}: hired_budget=0.2" in said
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def server(
+    make_checkpoint: WriteCheckpoint,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[Server]:
+    checkpoint = make_checkpoint(**ARCHITECTURES[request.param])
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "llava-next").symlink_to(checkpoint)
+    command = f"{COMMANDS[request.param]} {OPTIONS}"
+    with serving(command, folder, checkpoint) as server:
+        yield server
 
 
 def wait_until_healthy(server: Server, log: Path) -> None:

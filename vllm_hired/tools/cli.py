@@ -1,8 +1,10 @@
-"""`vllm-hired`: tools beside the server. Wrong input is one line and exit status 2."""
+"""`vllm-hired`: tools beside the server. Wrong input is one line and exit status 2;
+where some of the files could not be used and others could, the status is 1."""
 
 import argparse
 import gc
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,14 +19,20 @@ def script() -> int:
     """Console script: `main` in a process of its own."""
     # Collecting garbage takes a fifth of the imports' time, and finds little.
     gc.disable()
-    return main()
+    # Unwinds as Ctrl-C does, so that a stopped command leaves no half-written file.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        return main()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0, or 2 where the arguments or the files that they name cannot be used.
+        0; 1 where some of the files could not be used, each named in a line; 2 where
+        none could, or the arguments cannot be used.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     parser = argparse.ArgumentParser(prog="vllm-hired", description=__doc__)
@@ -37,11 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             import_module(f"vllm_hired.{name}").add_arguments(command)
     args = parser.parse_args(argv)
     try:
-        sys.stdout.write(f"{args.run(args)}\n")
+        text, skipped = args.run(args)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"vllm-hired: {' '.join(str(error).split())}\n")
+        complain(str(error))
         return 2
-    return 0
+    for line in skipped:
+        complain(line)
+    if text:
+        sys.stdout.write(f"{text}\n")
+    return (1 if text else 2) if skipped else 0
+
+
+def complain(text: str) -> None:
+    """One line on stderr, whatever the text."""
+    lines = filter(None, map(str.strip, text.splitlines()))
+    sys.stderr.write(f"vllm-hired: {' '.join(lines)}\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,16 @@ from vllm_hired.budget import kept_count
 from vllm_hired.checkpoint import read_config
 from vllm_hired.config import HiredConfig
 from vllm_hired.cost import BYTES, kv_bytes_per_token, prefill_cost
-from vllm_hired.geometry import Geometry, model_geometry
+from vllm_hired.geometry import Geometry, ImageSizeError, model_geometry
 from vllm_hired.tables import Row, as_table
 
 Size = tuple[int, int]
 """Width and height in pixels."""
+
+TOKENS = ("stock tokens", "kept tokens")
+FLOPS = ("tower FLOPs", "projector FLOPs", "LLM FLOPs")
+SUMMED = (*TOKENS, "KV bytes/image", "KV bytes/request", *FLOPS)
+"""Columns whose values over many images have a mean."""
 
 
 class SizeError(ValueError):
@@ -50,15 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> str:
-    """A row for each size and budget, stock first.
+def run(args: argparse.Namespace) -> tuple[str, list[str]]:
+    """A row for each size and budget, stock first, and with `--images` rows over all.
+
+    Returns:
+        The rows as text, empty where no file could be used; a line for each file or
+        folder that was left out.
 
     Raises:
         ValueError: an argument, a size or a checkpoint that cannot be used.
-        OSError: a file that is no image.
     """
-    sizes = Counter([*map(parse_size, args.size), *image_sizes(args.images)])
-    if not sizes:
+    sizes = Counter(map(parse_size, args.size))
+    if not sizes and not args.images:
         raise SizeError("no image size: give --size 1024x768, or --images FOLDER")
     for name in ("text_tokens", "kv_cache_gib", "block_size"):
         if not 0 < getattr(args, name) < math.inf:
@@ -67,18 +75,25 @@ def run(args: argparse.Namespace) -> str:
                 f"--{option} {getattr(args, name)}: it must be a number above 0"
             )
     hf_config = read_config(args.model)
-    rows = [row for size in sizes for row in plan_size(hf_config, size, args)]
+    found, skipped = measure_images(hf_config, args.images)
+    sizes += found
+    if not sizes:
+        return "", skipped
+    by_size = [[*plan_size(hf_config, size, args)] for size in sizes]
+    rows = [row for rows in by_size for row in rows]
     if args.images:
         rows = [{"images": sizes[parse_size(row["size"])], **row} for row in rows]
+        if len(sizes) > 1:
+            rows += over_all(rows, len(by_size[0]), kv_cache_bytes(hf_config, args))
     if args.json:
-        return json.dumps(rows, indent=1)
+        return json.dumps(rows, indent=1), skipped
     if args.csv:
         text = io.StringIO()
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        return text.getvalue().rstrip()
-    return as_table([readable(row) for row in rows])
+        return text.getvalue().rstrip(), skipped
+    return as_table([readable(row) for row in rows]), skipped
 
 
 def parse_size(text: str) -> Size:
@@ -92,23 +107,26 @@ def parse_size(text: str) -> Size:
     return int(match[1]), int(match[2])
 
 
-def image_sizes(paths: Iterable[Path]) -> Iterator[Size]:
-    """Sizes from the headers of image files, and of those in folders."""
-    from PIL import Image
+def measure_images(
+    hf_config: Any, paths: Iterable[Path]
+) -> tuple[Counter[Size], list[str]]:
+    """How many images have which size, upright as vLLM turns them, and a line for each
+    file or folder that is left out: no image, or none that the model can take."""
+    from vllm_hired.images import ImageFileError, image_files, upright_size
 
-    for path in paths:
-        if path.is_dir():
-            known = Image.registered_extensions()
-            files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in known]
-            if not files:
-                raise SizeError(f"--images {path}: no image in this folder")
-            yield from image_sizes(files)
-            continue
+    sizes: Counter[Size] = Counter()
+    skipped: list[str] = []
+    for path in image_files(paths, skipped.append):
         try:
-            with Image.open(path) as image:
-                yield image.size
-        except Image.DecompressionBombError as error:
-            raise SizeError(f"--images {path}: {error}") from error
+            width, height = upright_size(path)
+            model_geometry(hf_config, height, width)
+        except ImageFileError as error:
+            skipped.append(f"{error}")
+        except ImageSizeError as error:
+            skipped.append(f"{path}: {error}")
+        else:
+            sizes[width, height] += 1
+    return sizes, [f"skipped: {line}" for line in skipped]
 
 
 def plan_size(hf_config: Any, size: Size, args: argparse.Namespace) -> Iterator[Row]:
@@ -118,7 +136,7 @@ def plan_size(hf_config: Any, size: Size, args: argparse.Namespace) -> Iterator[
     geometry = model_geometry(hf_config, height, width)
     token_bytes = kv_bytes_per_token(hf_config.text_config, args.kv_cache_dtype)
     block_bytes = args.block_size * token_bytes
-    num_blocks = int(args.kv_cache_gib * 2**30) // block_bytes
+    cache_bytes = kv_cache_bytes(hf_config, args)
     stock = geometry.num_stock_tokens
     stock_cost = prefill_cost(hf_config, geometry, stock, args.text_tokens)
     for budget in (None, *args.budget):
@@ -137,12 +155,52 @@ def plan_size(hf_config: Any, size: Size, args: argparse.Namespace) -> Iterator[
             "kept tokens": kept,
             "KV bytes/image": kept * token_bytes,
             "KV bytes/request": blocks * block_bytes,
-            "requests at once": num_blocks // blocks,
+            "requests at once": cache_bytes // (blocks * block_bytes),
             "tower FLOPs": cost.tower,
             "projector FLOPs": cost.projector,
             "LLM FLOPs": cost.llm,
             "arithmetic bound": round(stock_cost.total / cost.total, 3),
         }
+
+
+def kv_cache_bytes(hf_config: Any, args: argparse.Namespace) -> int:
+    """Bytes of the KV cache in whole blocks."""
+    token_bytes = kv_bytes_per_token(hf_config.text_config, args.kv_cache_dtype)
+    block_bytes = args.block_size * token_bytes
+    return int(args.kv_cache_gib * 2**30) // block_bytes * block_bytes
+
+
+def over_all(
+    rows: Sequence[Row], rows_per_size: int, cache_bytes: int
+) -> Iterator[Row]:
+    """For stock and each budget a row of means over all images.
+
+    Args:
+        rows: of `plan_size` with their number of images, size by size.
+        rows_per_size: stock and the budgets.
+        cache_bytes: of the KV cache.
+    """
+    groups = [rows[start::rows_per_size] for start in range(rows_per_size)]
+    images = sum(row["images"] for row in groups[0])
+    totals = [
+        {name: sum(row["images"] * row[name] for row in group) for name in SUMMED}
+        for group in groups
+    ]
+    flops = [sum(total[name] for name in FLOPS) for total in totals]
+    for group, total, operations in zip(groups, totals, flops, strict=True):
+        means = {name: round(value / images) for name, value in total.items()}
+        yield (
+            group[0]
+            | means
+            | {
+                "images": images,
+                "size": "all",
+                "tile grid": "-",
+                **{name: round(total[name] / images, 1) for name in TOKENS},
+                "requests at once": cache_bytes * images // total["KV bytes/request"],
+                "arithmetic bound": round(flops[0] / operations, 3),
+            }
+        )
 
 
 def tile_grid(geometry: Geometry) -> str:

@@ -1,9 +1,10 @@
 """`vllm-hired inspect`: what is kept of an image, and why."""
 
 import argparse
+import io
 import os
-import tempfile
-from collections.abc import Callable
+import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from vllm_hired.config import HiredConfig
@@ -11,7 +12,7 @@ from vllm_hired.selectors import SELECTORS
 
 
 class OutputError(ValueError):
-    """A file of a kind that `inspect` does not write."""
+    """A file that `inspect` does not write, or that cannot be written."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,35 +34,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: argparse.Namespace) -> tuple[str, list[str]]:
     """Writes the picture or the page, whole or not at all.
 
+    Returns:
+        A line that says so, and nothing left out.
+
     Raises:
-        ValueError: an argument, an image size or a checkpoint that cannot be used.
-        OSError: a file that cannot be read or written, or that is no image.
+        ValueError: an argument, a file, an image size or a checkpoint that cannot be
+            used.
+        OSError: a checkpoint's file that cannot be read.
     """
+    from vllm_hired.images import read_image
     from vllm_hired.inspect.page import render_page
     from vllm_hired.inspect.picture import draw_inspection
-    from vllm_hired.inspect.tower import inspect_image, read_image
+    from vllm_hired.inspect.tower import inspect_image
 
     kind = args.out.suffix.lower()
     if kind not in (".png", ".html"):
         raise OutputError(f"-o {args.out}: it must end in .png or .html")
     image = read_image(args.image)
+    # Not every file name is text.
+    name = os.fsencode(args.image.name).decode("utf-8", "backslashreplace")
     configs = [_settings(args, budget) for budget in args.budget]
-    inspection = inspect_image(args.model, args.image.name, image, configs[0])
+    inspection = inspect_image(args.model, name, image, configs[0])
     hired = [HiredConfig.from_hf_config(inspection.configured(c)) for c in configs]
     if kind == ".html":
-        page = render_page(inspection, hired[0])
-        _write(args.out, lambda path: path.write_text(page, encoding="utf-8"))
+        _write(args.out, render_page(inspection, hired[0]).encode())
     else:
-        picture = draw_inspection(inspection, hired)
-        _write(args.out, lambda path: picture.save(path, "PNG", optimize=True))
+        buffer = io.BytesIO()
+        draw_inspection(inspection, hired).save(buffer, "PNG", optimize=True)
+        _write(args.out, buffer.getvalue())
     counts = ", ".join(
         f"{inspection.kept_count(config)} at {float(config.budget)}" for config in hired
     )
     stock = inspection.geometry.num_stock_tokens
-    return f"{args.out}: {args.image.name} has {stock} visual tokens; kept: {counts}"
+    return f"{args.out}: {name} has {stock} visual tokens; kept: {counts}", []
 
 
 def _settings(args: argparse.Namespace, budget: float) -> dict[str, object]:
@@ -76,16 +84,21 @@ def _settings(args: argparse.Namespace, budget: float) -> dict[str, object]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def _write(out: Path, write: Callable[[Path], object]) -> None:
-    """Under another name first, so that no half-written file is left at `out`."""
-    handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    os.close(handle)
+def _write(out: Path, data: bytes) -> None:
+    """Under a hidden name first, so that no half-written file is ever at `out`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    # Chosen here and not by `tempfile`, so that an interrupt right after the file is
+    # made still finds its name.
+    temporary = out.parent / f".vllm-hired-{secrets.token_hex(8)}"
     try:
-        write(Path(name))
-        # Readable as any new file would be; mkstemp's is the owner's alone.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(out)
+        with temporary.open("xb") as file:
+            file.write(data)
+        temporary.replace(out)
+    except OSError as error:
+        raise OutputError(f"-o {out} cannot be written: {error.strerror}") from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

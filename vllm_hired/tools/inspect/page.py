@@ -51,6 +51,7 @@ def page_data(inspection: Inspection, hired: HiredConfig) -> dict[str, Any]:
         "thumbnail": as_jpeg(inspection.tiles[0]),
         "canvas": as_jpeg(canvas(inspection)) if geometry.num_tiles else None,
         "geometry": {name: getattr(geometry, name) for name in names},
+        "partitions": geometry.partition_names,
         "layers": {"init": hired.init_layer, "final": hired.final_layer},
         "heat": {"init": as_base64(scores.init), "final": as_base64(scores.final)},
         "token_cap": hired.token_cap,

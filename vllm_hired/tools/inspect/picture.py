@@ -53,7 +53,7 @@ def draw_kept(
         row, col = divmod(max(partition - 1, 0), max(geometry.tile_cols, 1))
         left = GAP if partition == 0 else 3 * GAP + (col + 1) * (side + GAP) - GAP
         top = CAPTION + row * (side + GAP + CAPTION) + GAP
-        name = f"tile {row}, {col}" if partition else "thumbnail"
+        name = geometry.partition_names[partition]
         count = f"{is_kept[partition].sum()} of {valid[partition].sum()} patches"
         tile = _faded(tiles[partition], is_kept[partition], valid[partition])
         page.paste(tile.resize((side, side), Image.Resampling.NEAREST), (left, top))

@@ -69,21 +69,6 @@ def with_settings(hf_config: Any, settings: Mapping[str, object]) -> Any:
     return hf_config
 
 
-def read_image(path: Path) -> Image.Image:
-    """The whole image, in RGB.
-
-    Raises:
-        OSError: no image, or not all of it.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path} is not an image that can be read: {error}") from error
-
-
 def inspect_image(
     model: str, name: str, image: Image.Image, settings: Mapping[str, object]
 ) -> Inspection:

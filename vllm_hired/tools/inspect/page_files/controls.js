@@ -22,7 +22,7 @@ function writeShares() {
     bar.style.width = `${(100 * capacity) / N}%`;
     bar.firstChild.style.width = `${capacity ? (100 * kept) / capacity : 0}%`;
     const amount = element("span", { className: "amount", ...(partition ? {} : { id: "share-thumbnail" }) }, `${kept} of ${capacity}`);
-    const row = element("li", {}, element("strong", {}, partition ? `Tile ${partition}` : "Thumbnail"), amount, bar,
+    const row = element("li", {}, element("strong", {}, partitionName(partition)), amount, bar,
       element("span", { className: "muted" }, `${percent(kept, selection.indices.length)} of kept`));
     if (partition) {
       row.dataset.tile = partition - 1;

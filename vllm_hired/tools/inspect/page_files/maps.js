@@ -8,6 +8,8 @@ const controls = Object.fromEntries(["budget", "alpha", "selector"].map((id) => 
 const currentAlpha = () => selectors.get(shown.selector).alpha ?? shown.alpha;
 
 const number = (value) => value.toLocaleString("en");
+/** As `Geometry.partition_names` has it, and as pictures do, with a capital. */
+const partitionName = (partition) => data.partitions[partition].replace(/^./, (first) => first.toUpperCase());
 const percent = (part, whole) => `${whole ? ((100 * part) / whole).toFixed(1) : "0.0"}%`;
 
 const attention = (value) => (value !== 0 && Math.abs(value) < 1e-5 ? value.toExponential(2) : value.toPrecision(3));
@@ -184,7 +186,7 @@ class PatchMap {
       context.fillStyle = "rgba(20, 23, 28, .78)";
       context.fillRect(x, y, size, size);
       context.fillStyle = "#ffffff";
-      context.fillText(tile + 1, x + size / 2, y + size / 2 + 0.5);
+      context.fillText(data.partitions[tile + 1].replace("tile ", ""), x + size / 2, y + size / 2 + 0.5);
     }
   }
 
@@ -280,7 +282,7 @@ function describe(map, byKeyboard) {
   const facts = [`row ${Math.floor((patch % N) / g) + 1}, column ${(patch % g) + 1}`,
     `init ${attention(heat.init[patch])}`, `final ${attention(heat.final[patch])}`];
   if (place >= 0) facts.push(`rank ${place + 1} of ${capacity}`);
-  line.replaceChildren(element("b", {}, partition ? `Tile ${partition}` : "Thumbnail"),
+  line.replaceChildren(element("b", {}, partitionName(partition)),
     ...facts.map((fact) => element("span", {}, fact)),
     element("span", { className: isKept[patch] ? "verdict" : "verdict dropped" }, verdict));
 }

@@ -1,0 +1,95 @@
+"""The commands of docs/getting-started.md, run as they stand, with the small model."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.demo import large_scenes
+from benchmarks.tiny.model import CHECKPOINT
+from tests.e2e.test_server import Server, serving
+from tests.test_docs import OFFLINE, ROOT, code
+
+PAGE = "docs/getting-started.md"
+CURLS = code(PAGE, "console", "curl ")
+URL = "http://localhost:8000"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands use of a checkout in which `make demo` has run."""
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / ".venv").symlink_to(sys.prefix)
+    (folder / "checkpoints").symlink_to(ROOT / "checkpoints")
+    (folder / "out").mkdir()
+    ((scene, _),) = large_scenes(1)
+    scene.image.save(folder / "out/scene.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(checkout: Path) -> Iterator[Server]:
+    (command,) = code(PAGE, "console", ".venv/bin/vllm serve")
+    command = command.replace("\\\n", " ")
+    # Compiled, it would start later and say the same.
+    with serving(f"{command} --enforce-eager", checkout, CHECKPOINT) as server:
+        yield server
+
+
+def run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def answers(server: Server, checkout: Path) -> list[dict[str, Any]]:
+    """Of the page's requests by curl, in their order."""
+    said = [
+        run(["sh", "-c", command.replace(URL, server.url)], checkout)
+        for command in CURLS
+    ]
+    return [json.loads(line) for line in said]
+
+
+def test_the_answer_is_the_pages(answers: list[dict[str, Any]]) -> None:
+    page = (ROOT / PAGE).read_text()
+    assert "The answer is `2`." in page
+    assert "The answer is the same." in page
+    texts = [answer["choices"][0]["message"]["content"] for answer in answers]
+    assert [text.strip() for text in texts] == ["2", "2"]
+
+
+def test_the_second_prompt_is_longer_by_what_the_page_says(
+    answers: list[dict[str, Any]],
+) -> None:
+    text = " ".join((ROOT / PAGE).read_text().split())
+    assert (
+        "is 64 larger, because the picture has 128 visual tokens in place of 64" in text
+    )
+    first, second = (answer["usage"]["prompt_tokens"] for answer in answers)
+    assert second - first == 64
+    assert 64 < first < 128
+
+
+def test_the_client_for_python(server: Server, checkout: Path) -> None:
+    (block,) = code(PAGE, "python", "OpenAI")
+    assert (
+        run([sys.executable, "-c", block.replace(URL, server.url)], checkout) == "2\n"
+    )
+
+
+def test_offline(tmp_path: Path, checkout: Path) -> None:
+    """A file of its own, whose engine is another process, as outside of tests."""
+    (tmp_path / "llava-next").symlink_to(CHECKPOINT)
+    (tmp_path / "table.jpg").symlink_to(checkout / "out/scene.png")
+    (block,) = code(PAGE, "python", OFFLINE)
+    (tmp_path / "ask.py").write_text(block)
+    command = ["env", "VLLM_ENABLE_V1_MULTIPROCESSING=1", sys.executable, "ask.py"]
+    assert run(command, tmp_path).strip()
