@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 from vllm import LLM
 
-import vllm_hired.attention
+import vllm_hired.engine.capture
 from benchmarks.accuracy import (
     Array,
     as_digits,
@@ -30,9 +30,9 @@ from benchmarks.accuracy import (
     start_answering,
 )
 from benchmarks.harness import make_parser, model_of, write_results
-from vllm_hired.scores import cls_attention
 from vllm_hired.selectors import make_selector
-from vllm_hired.tables import Row
+from vllm_hired.tools.tables import Row
+from vllm_hired.towers.attention import cls_attention
 
 BUDGETS = (0.2, 0.1)
 ALPHAS = (0, 0.25, 0.5, 0.75, 1)
@@ -74,7 +74,7 @@ def changed(model: Any, variant: Variant) -> Iterator[None]:
     elif what == "final layer":
         hired = replace(hired, final_layer=value)
     with (
-        mock.patch.object(vllm_hired.attention, "cls_attention", scores),
+        mock.patch.object(vllm_hired.engine.capture, "cls_attention", scores),
         mock.patch.multiple(model, hired=hired, selector=selector),
     ):
         yield

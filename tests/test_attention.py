@@ -7,7 +7,7 @@ import torch
 from vllm import LLM
 
 from tests.reference import Reference
-from vllm_hired.attention import capture_cls_attention
+from vllm_hired.engine.capture import capture_cls_attention
 
 
 @pytest.fixture

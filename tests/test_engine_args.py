@@ -11,8 +11,9 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from tests.conftest import WriteCheckpoint, expect_refusal
-from vllm_hired import MODELS, register
-from vllm_hired.engine_args import parse_overrides
+from vllm_hired import register
+from vllm_hired.engine.arguments import parse_overrides
+from vllm_hired.engine.models import MODELS
 
 
 def model_config(checkpoint: Path, options: str) -> Any:

@@ -20,12 +20,12 @@ from tests.conftest import NO_CLS, WriteCheckpoint
 from tests.engine import noise_image
 from tests.front_end import FrontEnd, served
 from tests.pictures import PICTURES, write_all
-from vllm_hired.cli import main
 from vllm_hired.config import HiredConfig
-from vllm_hired.geometry import model_geometry
-from vllm_hired.images import read_image
-from vllm_hired.inspect.tower import inspect_image, with_settings
+from vllm_hired.layouts import image_layout
 from vllm_hired.selectors import make_selector
+from vllm_hired.tools.cli import main
+from vllm_hired.tools.images import read_image
+from vllm_hired.tools.inspect.tower import inspect_image, with_settings
 
 
 @pytest.mark.parametrize("selector", ["hired", "even", "thumbnail", "uniform"])
@@ -49,17 +49,17 @@ def test_keeps_what_the_engine_keeps(
             hf_processor_mm_kwargs={"hired_budget": budget},
         )
         (item,) = inputs["mm_kwargs"]["image"]
-        geometry = model_geometry(model.config, image.height, image.width)
+        layout = image_layout(model.config, image.height, image.width)
         with torch.inference_mode():
-            _, (kept,) = model.select(
-                [item["pixel_values"].data], [geometry], [int(item["num_kept"].data)]
+            _, (selection,) = model.select(
+                [item["pixel_values"].data], [layout], [int(item["num_kept"].data)]
             )
         settings = {"hired_budget": budget, "hired_selector": selector}
         inspection = inspect_image(str(any_checkpoint), "noise", image, settings)
         hired = HiredConfig.from_hf_config(inspection.configured(settings))
-        assert inspection.geometry == geometry
-        assert inspection.kept_count(hired) == int(item["num_kept"].data)
-        assert inspection.select(hired).tolist() == kept.tolist()
+        assert inspection.layout == layout
+        assert inspection.kept_count(hired).tokens == int(item["num_kept"].data)
+        assert inspection.select(hired).tolist() == selection.cells.tolist()
 
 
 def test_the_tower_sees_what_the_servers_sees(checkpoint: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_tower_sees_what_the_servers_sees(checkpoint: Path, tmp_path: Path) 
         for loaded in (served(path), Image.open(path)):
             (item,) = front_end(loaded)["mm_kwargs"]["image"]
             tiles = (item["pixel_values"].data * std + mean).clamp(0, 1)
-            assert torch.equal(tiles, seen.tiles), path.name
+            assert torch.equal(tiles, seen.partitions), path.name
 
 
 def test_settings_leave_the_checkpoints_config_alone(checkpoint: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_stopped_command_leaves_no_file(checkpoint: Path, tmp_path: Path) -> N
     # The signal comes once all is written, under the name for the time being.
     code = f"""
 import os, pathlib, signal, sys, time
-from vllm_hired.cli import script
+from vllm_hired.tools.cli import script
 
 def interrupted(path, target):
     assert path.name.startswith(".") and path.exists()

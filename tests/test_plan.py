@@ -28,9 +28,9 @@ from tests.conftest import ARCHITECTURES, NO_CLS, WriteCheckpoint
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
 from tests.reference import Reference
-from vllm_hired.cli import main
-from vllm_hired.cost import llm_flops, partition_flops, projector_flops
-from vllm_hired.inspect.tower import inner_tower
+from vllm_hired.tools.cli import main
+from vllm_hired.tools.cost import llm_flops, partition_flops, projector_flops
+from vllm_hired.tools.inspect.tower import inner_tower
 
 
 def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, 
 def real(
     make_checkpoint: WriteCheckpoint, request: pytest.FixtureRequest
 ) -> tuple[str, FrontEnd]:
-    """A checkpoint with the real vision geometry, and its front end."""
+    """A checkpoint with the real vision layout, and its front end."""
     folder = make_checkpoint(
         tile_size=336,
         patch_size=14,
@@ -162,7 +162,7 @@ def test_a_process_of_its_own_needs_no_vllm(checkpoint: Path, tmp_path: Path) ->
         ["inspect", str(image), "--model", str(checkpoint), "-o", str(image)],
     )
     code = (
-        "import sys; from vllm_hired.cli import main; "
+        "import sys; from vllm_hired.tools.cli import main; "
         f"assert not any(main(command) for command in {commands}); "
         "assert 'vllm' not in sys.modules"
     )

@@ -39,7 +39,7 @@ def any_front_end(any_checkpoint: Path) -> FrontEnd:
 
 @pytest.fixture(scope="module")
 def real_front_end(make_checkpoint: WriteCheckpoint) -> FrontEnd:
-    """With LLaVA-NeXT's own vision geometry."""
+    """With LLaVA-NeXT's own vision layout."""
     return FrontEnd(
         make_checkpoint(tile_size=336, patch_size=14, pinpoints=REAL_PINPOINTS)
     )

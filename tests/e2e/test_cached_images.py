@@ -13,9 +13,10 @@ from vllm import LLM, SamplingParams
 from tests.engine import ENGINE_OPTIONS, prompt
 from tests.reference import Reference
 from tests.test_metrics import counted
-from vllm_hired.attention import capture_cls_attention
-from vllm_hired.geometry import index_tables, model_geometry
-from vllm_hired.models import base
+from vllm_hired.engine.capture import capture_cls_attention
+from vllm_hired.engine.models import base
+from vllm_hired.layouts import image_layout
+from vllm_hired.selectors.index_tables import index_tables
 
 MAX_TOKENS = 8
 
@@ -89,13 +90,13 @@ def test_near_ties_between_two_encodings(
     select = model.select
 
     def select_and_note(*args: Any) -> Any:
-        features, indices = select(*args)
-        kept.extend(one.tolist() for one in indices)
-        return features, indices
+        features, selections = select(*args)
+        kept.extend(one.cells.tolist() for one in selections)
+        return features, selections
 
     monkeypatch.setattr(model, "select", select_and_note)
-    geometry = model_geometry(model.config, 112, 112)
-    sequence = index_tables(geometry, torch.device("cpu")).sequence.tolist()
+    layout = image_layout(model.config, 112, 112)
+    sequence = index_tables(layout, torch.device("cpu")).sequence.tolist()
     exchanged = 0
     for seed in range(8):
         request = prompt((112, 112), budget=0.35, seed=900 + seed)

@@ -36,6 +36,7 @@ from vllm_hired.config import (
     setting_keys,
 )
 from vllm_hired.engine.contract import contract_problem
+from vllm_hired.engine.inputs import input_layouts, item_layout
 from vllm_hired.engine.metrics import metrics
 from vllm_hired.engine.processing_info import HiredProcessingInfoMixin
 from vllm_hired.engine.refusals import (
@@ -45,8 +46,6 @@ from vllm_hired.engine.refusals import (
     refuse_extreme_pixels,
     refuse_tile_kwargs,
 )
-
-from vllm_hired.engine.inputs import input_layouts, item_layout
 from vllm_hired.layouts import ImageSizeError, image_layout
 
 # Under "vllm", where vLLM has set up its handlers.

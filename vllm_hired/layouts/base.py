@@ -69,6 +69,13 @@ class Layout:
         return self.num_tiles + (self.thumbnail != "none")
 
     @property
+    def partition_names(self) -> list[str]:
+        """What people read, by partition: tiles are numbered from 1, row by row."""
+        tiles = [f"tile {i + 1}" for i in range(self.num_tiles)]
+        thumbnail = ["thumbnail"] if self.thumbnail != "none" else []
+        return tiles + thumbnail if self.thumbnail == "last" else thumbnail + tiles
+
+    @property
     def num_cells(self) -> int:
         """`P * N`, padding included: what a budget rate is a fraction of."""
         return self.num_partitions * self.cells_per_partition

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vllm_hired import MODELS
+from vllm_hired.engine.models import MODELS
 
 
 class CheckpointError(ValueError):

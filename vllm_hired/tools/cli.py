@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = subparsers.add_parser(name, help=what, description=what)
         # Each is imported when asked for.
         if argv[:1] == [name]:
-            import_module(f"vllm_hired.{name}").add_arguments(command)
+            import_module(f"vllm_hired.tools.{name}").add_arguments(command)
     args = parser.parse_args(argv)
     try:
         text, skipped = args.run(args)

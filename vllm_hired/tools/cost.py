@@ -7,8 +7,9 @@ linear in the width (norms, activations, softmax, rotations) is left out.
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_hired.budget import KeptCount
 from vllm_hired.config import num_tower_layers
-from vllm_hired.geometry import Geometry
+from vllm_hired.layouts import Layout
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
 """Bytes of a number in the KV cache."""
@@ -28,18 +29,18 @@ class PrefillCost:
 
 
 def prefill_cost(
-    hf_config: Any, geometry: Geometry, kept: int, text_tokens: int
+    hf_config: Any, layout: Layout, kept: KeptCount, text_tokens: int
 ) -> PrefillCost:
     """Of a request with one image that keeps `kept` tokens and with a text.
 
-    Stock vLLM projects all patches, padding too; HiRED kept ones alone.
+    Stock vLLM projects all cells, padding too; with dropping, kept ones alone.
     """
-    everything = geometry.num_partitions * geometry.patches_per_partition
-    is_whole = kept == geometry.num_stock_tokens
     return PrefillCost(
-        tower=geometry.num_partitions * partition_flops(hf_config),
-        projector=projector_flops(hf_config, everything if is_whole else kept),
-        llm=llm_flops(hf_config.text_config, kept + text_tokens),
+        tower=layout.num_partitions * partition_flops(hf_config),
+        projector=projector_flops(
+            hf_config, layout.num_cells if kept.is_undropped else kept.tokens
+        ),
+        llm=llm_flops(hf_config.text_config, kept.tokens + text_tokens),
     )
 
 

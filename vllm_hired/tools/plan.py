@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vllm_hired.budget import kept_count
-from vllm_hired.checkpoint import read_config
+from vllm_hired.budget import KeptCount, kept_count
 from vllm_hired.config import HiredConfig
-from vllm_hired.cost import BYTES, kv_bytes_per_token, prefill_cost
-from vllm_hired.geometry import Geometry, ImageSizeError, model_geometry
-from vllm_hired.tables import Row, as_table
+from vllm_hired.layouts import ImageSizeError, Layout, image_layout
+from vllm_hired.tools.checkpoint import read_config
+from vllm_hired.tools.cost import BYTES, kv_bytes_per_token, prefill_cost
+from vllm_hired.tools.tables import Row, as_table
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -112,14 +112,14 @@ def measure_images(
 ) -> tuple[Counter[Size], list[str]]:
     """How many images have which size, upright as vLLM turns them, and a line for each
     file or folder that is left out: no image, or none that the model can take."""
-    from vllm_hired.images import ImageFileError, image_files, upright_size
+    from vllm_hired.tools.images import ImageFileError, image_files, upright_size
 
     sizes: Counter[Size] = Counter()
     skipped: list[str] = []
     for path in image_files(paths, skipped.append):
         try:
             width, height = upright_size(path)
-            model_geometry(hf_config, height, width)
+            image_layout(hf_config, height, width)
         except ImageFileError as error:
             skipped.append(f"{error}")
         except ImageSizeError as error:
@@ -133,27 +133,27 @@ def plan_size(hf_config: Any, size: Size, args: argparse.Namespace) -> Iterator[
     """Stock, then each budget, for one request with one image of this size."""
     width, height = size
     settings = {} if args.token_cap is None else {"hired_token_cap": args.token_cap}
-    geometry = model_geometry(hf_config, height, width)
+    layout = image_layout(hf_config, height, width)
     token_bytes = kv_bytes_per_token(hf_config.text_config, args.kv_cache_dtype)
     block_bytes = args.block_size * token_bytes
     cache_bytes = kv_cache_bytes(hf_config, args)
-    stock = geometry.num_stock_tokens
-    stock_cost = prefill_cost(hf_config, geometry, stock, args.text_tokens)
+    stock = KeptCount(layout.num_stock_tokens, is_undropped=True)
+    stock_cost = prefill_cost(hf_config, layout, stock, args.text_tokens)
     for budget in (None, *args.budget):
         kept = stock
         if budget is not None:
             hf_config.update({"hired_budget": budget, **settings})
             hired = HiredConfig.from_hf_config(hf_config)
-            kept = kept_count(geometry, hired.budget, hired.token_cap)
-        cost = prefill_cost(hf_config, geometry, kept, args.text_tokens)
-        blocks = -(-(kept + args.text_tokens) // args.block_size)
+            kept = kept_count(layout, hired.budget, hired.token_cap)
+        cost = prefill_cost(hf_config, layout, kept, args.text_tokens)
+        blocks = -(-(kept.tokens + args.text_tokens) // args.block_size)
         yield {
             "size": f"{width}x{height}",
-            "tile grid": tile_grid(geometry),
+            "tile grid": tile_grid(layout),
             "budget": "stock" if budget is None else budget,
-            "stock tokens": stock,
-            "kept tokens": kept,
-            "KV bytes/image": kept * token_bytes,
+            "stock tokens": stock.tokens,
+            "kept tokens": kept.tokens,
+            "KV bytes/image": kept.tokens * token_bytes,
             "KV bytes/request": blocks * block_bytes,
             "requests at once": cache_bytes // (blocks * block_bytes),
             "tower FLOPs": cost.tower,
@@ -203,8 +203,8 @@ def over_all(
         )
 
 
-def tile_grid(geometry: Geometry) -> str:
-    return f"{geometry.tile_rows}x{geometry.tile_cols}" if geometry.num_tiles else "-"
+def tile_grid(layout: Layout) -> str:
+    return f"{layout.tile_rows}x{layout.tile_cols}" if layout.num_tiles else "-"
 
 
 def readable(row: Row) -> Row:

@@ -40,10 +40,6 @@ class HiredModelMixin(SupportsMultiModal):
         if problem is not None and given_settings(self.config):
             raise HiredConfigError("hired_budget", float(self.hired.budget), problem)
         self.selector = make_selector(self.hired.selector)
-        self.attention_layers: dict[Quantity, int] = {
-            "init_attention": self.hired.init_layer,
-            "final_attention": self.hired.final_layer,
-        }
         side = self.config.vision_config.image_size
         self.cells_per_partition = image_layout(
             self.config, side, side
@@ -157,11 +153,11 @@ class HiredModelMixin(SupportsMultiModal):
         """Features `[sum of P, N, D]` of one tower forward, and per image what the
         selector needs to see of it."""
         partitions = [image.view(-1, *image.shape[-3:]) for image in pixel_values]
-        layers = {
-            name: layer
-            for name, layer in self.attention_layers.items()
-            if name in self.selector.needs
+        every: dict[Quantity, int] = {
+            "init_attention": self.hired.init_layer,
+            "final_attention": self.hired.final_layer,
         }
+        layers = {n: layer for n, layer in every.items() if n in self.selector.needs}
         with capture_cls_attention(self.vision_tower, {*layers.values()}) as captured:
             features = self._image_pixels_to_features(
                 self.vision_tower, torch.cat(partitions)

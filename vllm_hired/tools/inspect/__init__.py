@@ -45,10 +45,10 @@ def run(args: argparse.Namespace) -> tuple[str, list[str]]:
             used.
         OSError: a checkpoint's file that cannot be read.
     """
-    from vllm_hired.images import read_image
-    from vllm_hired.inspect.page import render_page
-    from vllm_hired.inspect.picture import draw_inspection
-    from vllm_hired.inspect.tower import inspect_image
+    from vllm_hired.tools.images import read_image
+    from vllm_hired.tools.inspect.page import render_page
+    from vllm_hired.tools.inspect.picture import draw_inspection
+    from vllm_hired.tools.inspect.tower import inspect_image
 
     kind = args.out.suffix.lower()
     if kind not in (".png", ".html"):
@@ -66,9 +66,10 @@ def run(args: argparse.Namespace) -> tuple[str, list[str]]:
         draw_inspection(inspection, hired).save(buffer, "PNG", optimize=True)
         _write(args.out, buffer.getvalue())
     counts = ", ".join(
-        f"{inspection.kept_count(config)} at {float(config.budget)}" for config in hired
+        f"{inspection.kept_count(config).tokens} at {float(config.budget)}"
+        for config in hired
     )
-    stock = inspection.geometry.num_stock_tokens
+    stock = inspection.layout.num_stock_tokens
     return f"{args.out}: {name} has {stock} visual tokens; kept: {counts}", []
 
 

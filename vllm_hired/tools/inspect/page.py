@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from vllm_hired.config import HiredConfig
-from vllm_hired.inspect.tower import Inspection
 from vllm_hired.selectors import SELECTORS, make_selector
+from vllm_hired.selectors.base import ScoreSelector
+from vllm_hired.tools.inspect.tower import Inspection
 
 SCRIPTS = ("selection.js", "maps.js", "controls.js")
 """In the order in which one needs the other."""
@@ -20,7 +21,7 @@ SCRIPTS = ("selection.js", "maps.js", "controls.js")
 
 def render_page(inspection: Inspection, hired: HiredConfig) -> str:
     """One HTML file that needs no network; `hired` is where its controls start."""
-    folder = files("vllm_hired.inspect").joinpath("page_files")
+    folder = files("vllm_hired.tools.inspect").joinpath("page_files")
 
     def read(name: str) -> str:
         return folder.joinpath(name).read_text("utf-8")
@@ -38,9 +39,9 @@ def render_page(inspection: Inspection, hired: HiredConfig) -> str:
 
 def page_data(inspection: Inspection, hired: HiredConfig) -> dict[str, Any]:
     """What the page's script reads. Budget and alpha are whole percents there."""
-    geometry, scores = inspection.geometry, inspection.scores
+    layout, observation = inspection.layout, inspection.observation
     names = (
-        "patch_grid", "tile_rows", "tile_cols", "top", "left", "height", "width"
+        "rows", "cols", "tile_rows", "tile_cols", "top", "left", "height", "width"
     )  # fmt: skip
     return {
         "format": 1,
@@ -48,14 +49,21 @@ def page_data(inspection: Inspection, hired: HiredConfig) -> dict[str, Any]:
         "model": inspection.model,
         "width": inspection.width,
         "height": inspection.height,
-        "thumbnail": as_jpeg(inspection.tiles[0]),
-        "canvas": as_jpeg(canvas(inspection)) if geometry.num_tiles else None,
-        "geometry": {name: getattr(geometry, name) for name in names},
-        "partitions": geometry.partition_names,
+        "thumbnail": as_jpeg(inspection.partitions[0]),
+        "canvas": as_jpeg(canvas(inspection)) if layout.num_tiles else None,
+        "layout": {name: getattr(layout, name) for name in names},
+        "partitions": layout.partition_names,
         "layers": {"init": hired.init_layer, "final": hired.final_layer},
-        "heat": {"init": as_base64(scores.init), "final": as_base64(scores.final)},
+        "heat": {
+            "init": as_base64(observation.init_attention),
+            "final": as_base64(observation.final_attention),
+        },
         "token_cap": hired.token_cap,
-        "selectors": [selector_data(name, inspection) for name in SELECTORS],
+        "selectors": [
+            selector_data(name, selector, inspection)
+            for name, selector in ((name, make_selector(name)) for name in SELECTORS)
+            if isinstance(selector, ScoreSelector)
+        ],
         "start": {
             "selector": hired.selector,
             "budget": max(1, round(100 * hired.budget)),
@@ -64,10 +72,11 @@ def page_data(inspection: Inspection, hired: HiredConfig) -> dict[str, Any]:
     }
 
 
-def selector_data(name: str, inspection: Inspection) -> dict[str, Any]:
+def selector_data(
+    name: str, selector: ScoreSelector, inspection: Inspection
+) -> dict[str, Any]:
     """What a method gives to the common part of all: weights, scores, its alpha."""
-    selector = make_selector(name)
-    weights = selector.tile_weights(inspection.scores, inspection.geometry)
+    weights = selector.tile_weights(inspection.observation, inspection.layout)
     fixed = selector.fixed_alpha
     return {
         "name": name,
@@ -75,7 +84,7 @@ def selector_data(name: str, inspection: Inspection) -> dict[str, Any]:
         # As text: they may need more than a JavaScript number's 53 bits.
         "weights": [str(weight) for weight in weights.tolist()],
         "scores": as_base64(
-            selector.token_scores(inspection.scores, inspection.geometry)
+            selector.token_scores(inspection.observation, inspection.layout)
         ),
         "alpha": None if fixed is None else int(100 * fixed),
     }
@@ -89,8 +98,8 @@ def as_base64(values: Tensor) -> str:
 
 def canvas(inspection: Inspection) -> Tensor:
     """`[3, R * H, C * W]`: the tiles in their grid."""
-    geometry, (_, *size) = inspection.geometry, inspection.tiles.shape
-    grid = inspection.tiles[1:].view(geometry.tile_rows, geometry.tile_cols, *size)
+    layout, (_, *size) = inspection.layout, inspection.partitions.shape
+    grid = inspection.partitions[1:].view(layout.tile_rows, layout.tile_cols, *size)
     return torch.cat([torch.cat([*row], dim=-1) for row in grid], dim=-2)
 
 

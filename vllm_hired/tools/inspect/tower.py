@@ -15,12 +15,13 @@ from torch import Tensor
 from transformers import AutoProcessor, CLIPVisionModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from vllm_hired.budget import kept_count
-from vllm_hired.checkpoint import CheckpointError, read_config
+from vllm_hired.budget import KeptCount, kept_count
 from vllm_hired.config import HiredConfig, num_tower_layers
-from vllm_hired.geometry import Geometry, model_geometry
-from vllm_hired.scores import ClsScores, cls_attention
+from vllm_hired.layouts import Layout, image_layout
 from vllm_hired.selectors import make_selector
+from vllm_hired.tools.checkpoint import CheckpointError, read_config
+from vllm_hired.towers.attention import cls_attention
+from vllm_hired.towers.observation import Observation
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Inspection:
         model: of the checkpoint.
         width: of the image in pixels.
         height: likewise.
-        geometry: of the image.
-        tiles: `[P, 3, H, W]` float32 in [0, 1], as the tower sees them.
-        scores: of its patches.
+        layout: of the image.
+        partitions: `[P, 3, H, W]` float32 in [0, 1], as the tower sees them.
+        observation: of its cells.
         hf_config: of the checkpoint.
     """
 
@@ -42,24 +43,25 @@ class Inspection:
     model: str
     width: int
     height: int
-    geometry: Geometry
-    tiles: Tensor
-    scores: ClsScores
+    layout: Layout
+    partitions: Tensor
+    observation: Observation
     hf_config: Any
 
     def configured(self, settings: Mapping[str, object]) -> Any:
         """The checkpoint's HF config with `hired_*` settings."""
         return with_settings(self.hf_config, settings)
 
-    def kept_count(self, hired: HiredConfig) -> int:
-        """`K`; without dropping, newline tokens included."""
-        return kept_count(self.geometry, hired.budget, hired.token_cap)
+    def kept_count(self, hired: HiredConfig) -> KeptCount:
+        """`K`, and whether nothing is dropped."""
+        return kept_count(self.layout, hired.budget, hired.token_cap)
 
     def select(self, hired: HiredConfig) -> Tensor:
-        """`[K]` int64 flat patch indices, in sequence order; without dropping, all."""
-        kept = min(self.kept_count(hired), self.geometry.num_selectable)
+        """`[K]` int64 flat cell indices, in sequence order; without dropping, all."""
+        kept = min(self.kept_count(hired).tokens, self.layout.num_selectable)
         selector = make_selector(hired.selector)
-        return selector.select(self.scores, self.geometry, kept, hired.alpha)
+        selection = selector.select(self.observation, self.layout, kept, hired.alpha)
+        return selection.cells
 
 
 def with_settings(hf_config: Any, settings: Mapping[str, object]) -> Any:
@@ -81,13 +83,13 @@ def inspect_image(
     """
     hf_config = read_config(model)
     hired = HiredConfig.from_hf_config(with_settings(hf_config, settings))
-    geometry = model_geometry(hf_config, image.height, image.width)
+    layout = image_layout(hf_config, image.height, image.width)
     try:
         processor = AutoProcessor.from_pretrained(model).image_processor
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{model} has no image processor: {error}") from error
     pixels = processor([image], return_tensors="pt")["pixel_values"][0]
-    tiles = pixels.view(-1, *pixels.shape[-3:]).float()
+    partitions = pixels.view(-1, *pixels.shape[-3:]).float()
     mean, std = (
         torch.tensor(values).view(3, 1, 1)
         for values in (processor.image_mean, processor.image_std)
@@ -97,16 +99,19 @@ def inspect_image(
         model=Path(model).resolve().name if Path(model).is_dir() else model,
         width=image.width,
         height=image.height,
-        geometry=geometry,
-        tiles=(tiles * std + mean).clamp(0, 1),
-        scores=score(load_tower(model, hf_config), tiles, hired),
+        layout=layout,
+        partitions=(partitions * std + mean).clamp(0, 1),
+        observation=observe(load_tower(model, hf_config), partitions, hired),
         hf_config=hf_config,
     )
 
 
 @torch.inference_mode()
-def score(tower: CLIPVisionModel, tiles: Tensor, hired: HiredConfig) -> ClsScores:
-    """[CLS] attention of the init and the final layer on `[P, 3, H, W]` tiles."""
+def observe(
+    tower: CLIPVisionModel, partitions: Tensor, hired: HiredConfig
+) -> Observation:
+    """[CLS] attention of the init and the final layer on `[P, 3, H, W]`
+    partitions."""
     seen: dict[tuple[int, str], Tensor] = {}
     layers = inner_tower(tower).encoder.layers
 
@@ -119,7 +124,7 @@ def score(tower: CLIPVisionModel, tiles: Tensor, hired: HiredConfig) -> ClsScore
     for layer in (hired.init_layer, hired.final_layer):
         for name in ("q_proj", "k_proj"):
             watch(layer, name)
-    tower(tiles)
+    tower(partitions)
     init, final = (
         cls_attention(
             seen[layer, "q_proj"],
@@ -129,7 +134,9 @@ def score(tower: CLIPVisionModel, tiles: Tensor, hired: HiredConfig) -> ClsScore
         )
         for layer in (hired.init_layer, hired.final_layer)
     )
-    return ClsScores(init, final)
+    return Observation(
+        partitions.device, {"init_attention": init, "final_attention": final}
+    )
 
 
 def load_tower(model: str, hf_config: Any) -> CLIPVisionModel:

@@ -2,9 +2,9 @@ const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 if (data.format !== 1) throw new Error(`this page reads format 1, not ${data.format}`);
 
-/* ---- Geometry. A flat patch index is partition * N + patch; partition 0 is the thumbnail. ---- */
+/* ---- Layout. A flat patch index is partition * N + patch; partition 0 is the thumbnail. ---- */
 
-const { patch_grid: g, tile_rows: tileRows, tile_cols: tileCols, top, left, height, width } = data.geometry;
+const { rows: g, tile_rows: tileRows, tile_cols: tileCols, top, left, height, width } = data.layout;
 const N = g * g;
 const partitions = tileRows * tileCols + 1;
 const selectable = N + height * width;
