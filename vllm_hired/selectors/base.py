@@ -37,12 +37,14 @@ class Selector(ABC):
 
     Attributes:
         needs: what must be observed for it; nothing else is.
-        fixed_alpha: the thumbnail's share where a method does not leave it to
-            `hired_alpha`.
+        version: raised whenever the method keeps other cells than before at the same
+            settings; it enters the hash of an image.
+        uses_alpha: whether `hired_alpha` means anything to it.
     """
 
     needs: ClassVar[frozenset[Quantity]] = frozenset()
-    fixed_alpha: ClassVar[Fraction | None] = None
+    version: ClassVar[int] = 1
+    uses_alpha: ClassVar[bool] = True
 
     @abstractmethod
     def select(
@@ -77,13 +79,17 @@ class ScoreSelector(Selector):
     def token_scores(self, observation: Observation, layout: Layout) -> Tensor:
         """What ranks the cells within each partition: `[P, N]` floating point."""
 
+    def thumbnail_share(self, layout: Layout, alpha: Fraction) -> Fraction:
+        """The thumbnail's share of the budget; `hired_alpha` unless overridden."""
+        return alpha
+
     def select(
         self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
     ) -> Selection:
         """In each partition the valid cells of highest score stay, ties to the lower
         index."""
         tables = index_tables(layout, observation.device)
-        alpha = alpha if self.fixed_alpha is None else self.fixed_alpha
+        alpha = self.thumbnail_share(layout, alpha)
         thumbnail, tiles = split_thumbnail(layout, kept, alpha)
         split = allocate(
             self.tile_weights(observation, layout),

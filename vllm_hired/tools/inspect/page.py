@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from fractions import Fraction
 from importlib.resources import files
 from typing import Any
 
@@ -77,7 +78,7 @@ def selector_data(
 ) -> dict[str, Any]:
     """What a method gives to the common part of all: weights, scores, its alpha."""
     weights = selector.tile_weights(inspection.observation, inspection.layout)
-    fixed = selector.fixed_alpha
+    share = selector.thumbnail_share(inspection.layout, Fraction(1))
     return {
         "name": name,
         "about": (type(selector).__doc__ or "").partition("\n")[0],
@@ -86,7 +87,7 @@ def selector_data(
         "scores": as_base64(
             selector.token_scores(inspection.observation, inspection.layout)
         ),
-        "alpha": None if fixed is None else int(100 * fixed),
+        "alpha": None if selector.uses_alpha else int(100 * share),
     }
 
 
