@@ -76,7 +76,7 @@ def test_bad_settings_are_refused_at_once(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"feature_strategy": "full"}, 'supports "default"'),
+        ({"feature_strategy": "full"}, 'must be "default"'),
         ({"feature_layer": [-2, -3]}, "not a list of layers"),
     ],
 )
@@ -89,7 +89,7 @@ def test_towers_that_cannot_be_used(
         model_config(folder, "--hf-overrides hired_budget=0.2")
 
 
-def test_a_tower_without_cls(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_tower_without_cls_and_with_a_strategy_that_cuts_it_off(checkpoint: Path, tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(checkpoint)
     config.vision_config = SiglipVisionConfig(image_size=56, patch_size=7)
     for file in checkpoint.iterdir():
@@ -97,7 +97,7 @@ def test_a_tower_without_cls(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     config.save_pretrained(tmp_path)
     assert model_config(tmp_path, "")
-    with expect_refusal(match="only CLIP towers"):
+    with expect_refusal(match='must be "full"'):
         model_config(tmp_path, "--hf-overrides hired_budget=0.2")
 
 

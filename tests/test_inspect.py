@@ -164,7 +164,7 @@ def damaged(checkpoint: Path, folder: Path, change: str) -> Path:
         ("none.png", "good", [], "No such file"),
         ("thin.png", "good", [], "too long and thin"),
         ("photo.png", "empty", [], "no checkpoint: it has no config.json"),
-        ("photo.png", "siglip", [], "only CLIP towers"),
+        ("photo.png", "siglip", [], "has no [CLS]"),
         ("photo.png", "no weights", [], "has no model.safetensors"),
         ("photo.png", "missing", [], "lacks 1 tensors of its vision tower"),
         ("photo.png", "shape", [], "does not fit its config"),

@@ -195,7 +195,7 @@ def test_a_process_of_its_own_needs_no_vllm(checkpoint: Path, tmp_path: Path) ->
         (["BROKEN", "--size", "9x9"], "neither a directory with a config.json"),
         (["no/such-model", "--size", "9x9"], "neither a directory with a config"),
         (["LLM", "--size", "9x9"], "is LlamaForCausalLM; vllm_hired serves"),
-        (["SIGLIP", "--size", "9x9"], "only CLIP towers"),
+        (["PIXTRAL", "--size", "9x9"], "can read the towers clip_vision_model"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -212,14 +212,14 @@ def test_bad_input_is_one_line_and_status_2(
         "EMPTY": tmp_path / "empty",
         "BROKEN": tmp_path / "broken",
         "LLM": tmp_path / "llm",
-        "SIGLIP": tmp_path / "siglip",
+        "PIXTRAL": tmp_path / "pixtral",
         "FILE": tmp_path / "text.png",
     }
     for name in ("EMPTY", "BROKEN", "LLM"):
         names[name].mkdir()
     (names["BROKEN"] / "config.json").write_text("{")
-    config = make_config(small(**NO_CLS["siglip"]), make_tokenizer())
-    config.save_pretrained(names["SIGLIP"])
+    config = make_config(small(**NO_CLS["pixtral"]), make_tokenizer())
+    config.save_pretrained(names["PIXTRAL"])
     (names["LLM"] / "config.json").write_text(
         '{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
     )
