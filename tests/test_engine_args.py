@@ -100,6 +100,7 @@ def test_a_tower_without_cls(checkpoint: Path, tmp_path: Path) -> None:
         model_config(tmp_path, "--hf-overrides hired_budget=0.2")
 
 
+@pytest.mark.slow
 def test_settings_for_a_model_that_would_ignore_them(tmp_path: Path) -> None:
     LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
     options = "--skip-tokenizer-init"
@@ -108,6 +109,7 @@ def test_settings_for_a_model_that_would_ignore_them(tmp_path: Path) -> None:
         model_config(tmp_path, options + " --hf-overrides hired_budget=0.2")
 
 
+@pytest.mark.slow
 def test_settings_for_an_implementation_that_would_ignore_them(
     checkpoint: Path,
 ) -> None:
