@@ -21,7 +21,8 @@ test: lint docs browser
 
 # For people who edit; CONTRIBUTING.md says what it leaves out.
 check: lint
-	$(BIN)/python -m pytest -m 'not slow'
+	# One thread: of these small tensors more would only wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -123,12 +123,18 @@ expect_refusal = partial(pytest.raises, HiredConfigError)
 
 
 SLOW_FIXTURES = {"make_engine", "server", "browser", "trained", "distributions"}
-"""What uses one, or lives in `tests/e2e`, is marked `slow`; a few mark themselves."""
+"""What uses one, searches for counterexamples or lives in `tests/e2e` is marked `slow`;
+a few mark themselves."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     end_to_end = Path(__file__).parent / "e2e"
     for item in items:
-        fixtures = item.fixturenames if isinstance(item, pytest.Function) else ()
-        if SLOW_FIXTURES.intersection(fixtures) or end_to_end in item.path.parents:
+        if not isinstance(item, pytest.Function):
+            continue
+        if (
+            SLOW_FIXTURES.intersection(item.fixturenames)
+            or getattr(item.obj, "is_hypothesis_test", False)
+            or end_to_end in item.path.parents
+        ):
             item.add_marker(pytest.mark.slow)

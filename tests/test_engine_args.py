@@ -101,6 +101,7 @@ def test_a_tower_without_cls_and_with_a_strategy_that_cuts_it_off(checkpoint: Pa
         model_config(tmp_path, "--hf-overrides hired_budget=0.2")
 
 
+@pytest.mark.slow
 def test_settings_for_a_model_that_would_ignore_them(tmp_path: Path) -> None:
     LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
     options = "--skip-tokenizer-init"
@@ -109,6 +110,7 @@ def test_settings_for_a_model_that_would_ignore_them(tmp_path: Path) -> None:
         model_config(tmp_path, options + " --hf-overrides hired_budget=0.2")
 
 
+@pytest.mark.slow
 def test_settings_for_an_implementation_that_would_ignore_them(
     checkpoint: Path,
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_cap(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
     assert [row["kept tokens"] for row in rows] == [336, 40, 40, 32]
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_needs_no_vllm(checkpoint: Path, tmp_path: Path) -> None:
     image = tmp_path / "photo.png"
     noise_image(1024, 768).save(image)
