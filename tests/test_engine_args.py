@@ -89,7 +89,9 @@ def test_towers_that_cannot_be_used(
         model_config(folder, "--hf-overrides hired_budget=0.2")
 
 
-def test_a_tower_without_cls_and_with_a_strategy_that_cuts_it_off(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_tower_without_cls_whose_strategy_cuts_it_off(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     config = AutoConfig.from_pretrained(checkpoint)
     config.vision_config = SiglipVisionConfig(image_size=56, patch_size=7)
     for file in checkpoint.iterdir():

@@ -39,12 +39,11 @@ def needs_problem(
     others = [
         other for other in SELECTORS if not _looks_at_attention(other, tower_type)
     ]
-    return (
-        "hired_selector",
-        name,
-        f"it looks at [CLS] attention, and a {tower_type} has no [CLS]; with this "
-        f"tower set hired_attention=received as well, or use one of {', '.join(others)}",
+    allowed = (
+        f"it looks at [CLS] attention, and a {tower_type} has no [CLS]; with this tower "
+        f"set hired_attention=received as well, or use one of {', '.join(others)}"
     )
+    return "hired_selector", name, allowed
 
 
 def _looks_at_attention(name: str, tower_type: str) -> bool:
