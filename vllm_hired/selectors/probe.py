@@ -40,8 +40,8 @@ def needs_problem(
         other for other in SELECTORS if not _looks_at_attention(other, tower_type)
     ]
     allowed = (
-        f"it looks at [CLS] attention, and a {tower_type} has no [CLS]; with this tower "
-        f"set hired_attention=received as well, or use one of {', '.join(others)}"
+        f"it looks at [CLS] attention, and a {tower_type} has no [CLS]; with this "
+        f"tower set hired_attention=received as well, or use one of {', '.join(others)}"
     )
     return "hired_selector", name, allowed
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vllm_hired.config import HiredConfig
-from vllm_hired.selectors import SELECTORS
+from vllm_hired.selectors import selector_names
 
 
 class OutputError(ValueError):
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget", nargs="+", type=float, default=[0.2], help="default: 0.2"
     )
     parser.add_argument("--alpha", type=float, default=0.5, help="default: 0.5")
-    parser.add_argument("--selector", choices=SELECTORS, default="hired")
+    parser.add_argument("--selector", choices=selector_names(), default="hired")
     parser.add_argument("--init-layer", type=int, help="hired_init_layer")
     parser.add_argument("--final-layer", type=int, help="hired_final_layer")
     parser.add_argument("--token-cap", type=int, help="hired_token_cap")
