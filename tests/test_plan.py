@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig
 
 from benchmarks.checkpoints import (
     REAL_PINPOINTS,
@@ -28,7 +29,9 @@ from tests.conftest import ARCHITECTURES, NO_CLS, WriteCheckpoint
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
 from tests.reference import Reference
+from vllm_hired.tools import checkpoint as checkpoint_module
 from vllm_hired.tools.cli import main
+from vllm_hired.tools.config_file import DEFAULTS, read_config_file
 from vllm_hired.tools.cost import llm_flops, partition_flops, projector_flops
 from vllm_hired.tools.inspect.tower import inner_tower
 
@@ -112,6 +115,30 @@ def test_operations_are_those_that_torch_counts(checkpoint: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("model_type", DEFAULTS)
+def test_defaults_are_those_of_transformers(model_type: str) -> None:
+    config = AutoConfig.for_model(model_type)
+    assert DEFAULTS[model_type] == {
+        name: getattr(config, name) for name in DEFAULTS[model_type]
+    }
+
+
+def test_plan_reads_what_transformers_reads(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    make_checkpoint: WriteCheckpoint,
+) -> None:
+    """Every figure, with and without the short way; then without defaults stated."""
+    folders = [make_checkpoint(**change) for change in ARCHITECTURES.values()]
+    folders += [make_checkpoint(backbone="qwen2"), make_checkpoint(**NO_CLS["siglip"])]
+    for folder in folders:
+        assert read_config_file(str(folder)) is not None
+        short = plan(capsys, str(folder), "--size", "100x80")
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint_module, "read_config_file", lambda model: None)
+            assert plan(capsys, str(folder), "--size", "100x80") == short
+
+
 def test_the_published_7b(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Figures that can be checked by hand."""
     folder = write_checkpoint(tmp_path, SHAPES["llava-next-7b"], seed=None)
@@ -164,8 +191,9 @@ def test_a_process_of_its_own_needs_no_vllm(checkpoint: Path, tmp_path: Path) ->
     )
     code = (
         "import sys; from vllm_hired.tools.cli import main; "
-        f"assert not any(main(command) for command in {commands}); "
-        "assert 'vllm' not in sys.modules"
+        f"assert main({commands[0]}) == 0; "
+        "assert not {'torch', 'transformers'} & {*sys.modules}; "
+        f"assert main({commands[1]}) == 0; assert 'vllm' not in sys.modules"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False

@@ -14,7 +14,7 @@ from typing import Any
 from vllm_hired.budget import KeptCount, kept_count
 from vllm_hired.config import HiredConfig
 from vllm_hired.layouts import ImageSizeError, Layout, image_layout
-from vllm_hired.tools.checkpoint import read_config
+from vllm_hired.tools.checkpoint import read_plain_config
 from vllm_hired.tools.cost import BYTES, kv_bytes_per_token, prefill_cost
 from vllm_hired.tools.tables import Row, as_table
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> tuple[str, list[str]]:
             raise ValueError(
                 f"--{option} {getattr(args, name)}: it must be a number above 0"
             )
-    hf_config = read_config(args.model)
+    hf_config = read_plain_config(args.model)
     found, skipped = measure_images(hf_config, args.images)
     sizes += found
     if not sizes:
