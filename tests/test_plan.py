@@ -29,6 +29,7 @@ from tests.conftest import ARCHITECTURES, NO_CLS, WriteCheckpoint
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
 from tests.reference import Reference
+from vllm_hired import __version__
 from vllm_hired.tools import checkpoint as checkpoint_module
 from vllm_hired.tools.cli import main
 from vllm_hired.tools.config_file import DEFAULTS, read_config_file
@@ -176,6 +177,35 @@ def test_sizes_alone_have_no_rows_over_all(
     assert capsys.readouterr().out.count("\n|") == 9
 
 
+@pytest.mark.parametrize(("text", "value"), [("20%", 0.2), ("35%", 0.35), ("0.4", 0.4)])
+def test_budgets_in_percent(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, text: str, value: float
+) -> None:
+    (_, row) = plan(capsys, str(checkpoint), "--size", "112x112", "--budget", text)
+    assert row["budget"] == value
+
+
+@pytest.mark.parametrize("text", ["half", "20%%", "%", "2%0", ""])
+def test_budgets_that_are_none(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, text: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", str(checkpoint), "--size", "9x9", "--budget", text])
+    assert "give a fraction such as 0.2, or 20%" in capsys.readouterr().err
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        (["--version"], f"vllm-hired {__version__}"),
+        (["plan", "--help"], "(default: 0.4 0.2 0.1)"),
+        (["inspect", "--help"], "(default: hired)"),
+    ):
+        with pytest.raises(SystemExit) as done:
+            main(arguments)
+        assert done.value.code == 0
+        assert said in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_cap(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
     rows = plan(capsys, str(checkpoint), "--size", "112x112", "--token-cap", "40")
     assert [row["kept tokens"] for row in rows] == [336, 40, 40, 32]
@@ -187,7 +217,7 @@ def test_a_process_of_its_own_needs_no_vllm(checkpoint: Path, tmp_path: Path) ->
     noise_image(1024, 768).save(image)
     commands = (
         ["plan", str(checkpoint), "--images", str(image)],
-        ["inspect", str(image), "--model", str(checkpoint), "-o", str(image)],
+        ["inspect", str(checkpoint), str(image), "-o", str(image)],
     )
     code = (
         "import sys; from vllm_hired.tools.cli import main; "
