@@ -54,6 +54,7 @@ def test_all_settings_are_read() -> None:
         "hired_init_layer": 1,
         "hired_final_layer": 1,
         "hired_selector": "hired",
+        "hired_attention": "received",
     }
     assert set(given) == set(SETTINGS)
     config = HiredConfig.from_hf_config(hf_config(**given))
@@ -139,6 +140,8 @@ def test_cache_key_tells_apart_all_that_decides_what_is_kept() -> None:
         {"hired_alpha": 0.4},
         {"hired_init_layer": 1},
         {"hired_final_layer": 1},
+        {"hired_selector": "even"},
+        {"hired_attention": "received"},
     ]
     keys = []
     for change in changes:
