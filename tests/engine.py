@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tests.runners import RUNNER, check_runner
 from vllm_hired.geometry import model_geometry
 
 ENGINE_OPTIONS: dict[str, Any] = {
     "dtype": "float32",
-    "enforce_eager": True,
+    "enforce_eager": not RUNNER.is_compiled,
     "max_model_len": 1024,
     "max_num_batched_tokens": 1024,
     "max_num_seqs": 8,
@@ -72,6 +73,7 @@ def main(job_path: str, result_path: str) -> None:
     with open(job_path) as file:
         job = json.load(file)
     llm = LLM(**(ENGINE_OPTIONS | job["engine"]))
+    check_runner(llm)
     sampling = SamplingParams(
         max_tokens=job["max_tokens"], temperature=0, logprobs=-1, ignore_eos=True
     )
