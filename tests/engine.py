@@ -67,7 +67,10 @@ def kept_digest(model: Any) -> list[int]:
 
 
 def main(job_path: str, result_path: str) -> None:
-    """Job: engine options, requests as arguments of `prompt`, max_tokens, digest."""
+    """Job: engine options, requests as arguments of `prompt`, max_tokens, digest.
+
+    Outputs are completions with logits, or the embeddings of a pooling engine.
+    """
     from vllm import LLM, SamplingParams
 
     with open(job_path) as file:
@@ -87,6 +90,11 @@ def main(job_path: str, result_path: str) -> None:
             hf_processor_mm_kwargs=request.get("mm_processor_kwargs"),
         )
         result["inputs"].append((inputs["mm_hashes"], inputs["mm_placeholders"]))
+    if job["engine"].get("runner") == "pooling":
+        for embedded in llm.embed(prompts, use_tqdm=False):
+            result["outputs"].append(embedded.outputs.embedding)
+        torch.save(result, result_path)
+        return
     for output in llm.generate(prompts, sampling, use_tqdm=False):
         (completion,) = output.outputs
         assert completion.logprobs is not None

@@ -58,8 +58,8 @@ class Reference:
         return layout_of(self.model.config, image)
 
     @torch.inference_mode()
-    def kept_embeddings(self, image: Any, rho: str) -> Tensor:
-        """`[K, hidden]`: the oracle's patches through HF's projector."""
+    def _kept(self, image: Any, rho: str) -> tuple[Tensor, list[int]]:
+        """The tower's features, `[P * N, D]`, and which of them the oracle keeps."""
         pixels = self.processor.image_processor([image], return_tensors="pt")
         tiles = pixels["pixel_values"][0]
         outputs = self.tower(tiles.view(-1, *tiles.shape[-3:]))
@@ -75,9 +75,18 @@ class Reference:
         kept = oracle.select(
             layout, oracle.count(layout, rho, None), "0.5", grids(0), grids(last)
         )
-        features = outputs.hidden_states[-2][:, 1:]
-        rows = [features[partition, row * g + col] for partition, row, col in kept]
-        embeddings: Tensor = self.model.model.multi_modal_projector(torch.stack(rows))
+        features = outputs.hidden_states[-2][:, 1:].flatten(0, 1)
+        return features, [p * g**2 + row * g + col for p, row, col in kept]
+
+    def kept_indices(self, image: Any, rho: str) -> list[int]:
+        """The oracle's patches, `partition * N + patch`, in sequence order."""
+        return self._kept(image, rho)[1]
+
+    @torch.inference_mode()
+    def kept_embeddings(self, image: Any, rho: str) -> Tensor:
+        """`[K, hidden]`: the oracle's patches through HF's projector."""
+        features, kept = self._kept(image, rho)
+        embeddings: Tensor = self.model.model.multi_modal_projector(features[kept])
         return embeddings
 
     def generate_whole(
@@ -97,8 +106,8 @@ class Reference:
         return new
 
     @torch.inference_mode()
-    def generate(self, request: dict[str, Any], rho: str, max_tokens: int) -> list[int]:
-        """Greedy tokens for a request of `tests.engine.prompt`, at budget `rho`."""
+    def inputs_embeds(self, request: dict[str, Any], rho: str) -> Tensor:
+        """`[1, tokens, hidden]` for a request of `tests.engine.prompt`."""
         ids = self.processor.tokenizer(request["prompt"], return_tensors="pt").input_ids
         images = iter(request["multi_modal_data"]["image"])
         embed = self.model.get_input_embeddings()
@@ -108,7 +117,25 @@ class Reference:
             else embed(token[None])
             for token in ids[0]
         ]
-        embeddings = torch.cat(rows)[None]
+        return torch.cat(rows)[None]
+
+    @torch.inference_mode()
+    def last_hidden_state(self, request: dict[str, Any], rho: str) -> Tensor:
+        """`[hidden]` of the last token."""
+        outputs = self.model.model(inputs_embeds=self.inputs_embeds(request, rho))
+        last: Tensor = outputs.last_hidden_state[0, -1]
+        return last
+
+    @torch.inference_mode()
+    def logits(self, request: dict[str, Any], rho: str) -> Tensor:
+        """`[vocabulary]` of the first token of the answer."""
+        logits: Tensor = self.model.lm_head(self.last_hidden_state(request, rho))
+        return logits
+
+    @torch.inference_mode()
+    def generate(self, request: dict[str, Any], rho: str, max_tokens: int) -> list[int]:
+        """Greedy tokens for a request of `tests.engine.prompt`, at budget `rho`."""
+        embeddings = self.inputs_embeds(request, rho)
         tokens = self.model.generate(
             inputs_embeds=embeddings,
             attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),

@@ -15,6 +15,10 @@ import pytest
 from tests.runners import RUNNERS, VARIABLE
 
 GENERATION = "tests/e2e/test_generation.py::test_"
+STOCK = (
+    "tests/e2e/test_processes.py"
+    "::test_without_a_budget_everything_is_stocks[llava_next-unset]"
+)
 TESTS = {
     "v2": [
         # Several prompts with several images against HF; budgets of requests in one
@@ -24,23 +28,24 @@ TESTS = {
         f"{GENERATION}prefix_cache_keeps_budgets_apart[llava_next]",
         f"{GENERATION}chunked_prefill_changes_nothing[llava_next-options0]",
         "tests/e2e/test_lora.py::test_equals_merged_weights[llava_next]",
-        "tests/e2e/test_processes.py::test_without_a_budget_everything_is_stocks[llava_next]",
+        "tests/e2e/test_pooling.py::test_embeddings_equal_hfs[llava_next]",
+        STOCK,
     ],
     "v1-compiled": [
         f"{GENERATION}equals_hf_fed_the_oracles_embeddings[llava_next-mixed prompts-0.2]",
         f"{GENERATION}one_batch_of_all_kinds[llava_next]",
         f"{GENERATION}chunked_prefill_changes_nothing[llava_next-options0]",
-        "tests/e2e/test_processes.py::test_without_a_budget_everything_is_stocks[llava_next]",
+        STOCK,
     ],
 }
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("runner", TESTS)
 def test_runs_as_on_model_runner_v1(runner: str, tmp_path: Path) -> None:
     assert runner in RUNNERS
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--quiet", *TESTS[runner]],
+        [sys.executable, "-m", "pytest", "--quiet", "--timeout=600", *TESTS[runner]],
         env=os.environ
         | {
             VARIABLE: runner,
