@@ -266,7 +266,7 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int | None = 0) -> Path:
 
 def _random_model(config: Any, seed: int) -> Any:
     with torch.random.fork_rng():
-        # HF draws the [CLS] embedding and the newline itself, from the global generator.
+        # Vectors stay as HF draws them, from the global generator.
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config)
     generator = torch.Generator().manual_seed(seed)

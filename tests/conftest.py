@@ -2,6 +2,7 @@
 
 import os
 
+# Before vLLM, whose model runner it picks.
 from tests.runners import check_runner
 
 os.environ |= {

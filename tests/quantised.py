@@ -1,8 +1,8 @@
 """Quantises a checkpoint's linear layers, and HF transformers to match.
 
 Weights go into the compressed-tensors format, as llm-compressor writes it. The
-reference is the same checkpoint with the weights that the integers stand for, and, where
-a scheme quantises activations, HF's layers with their inputs rounded likewise.
+reference is the same checkpoint with the weights that the stored numbers stand for.
+Where a scheme quantises activations too, the inputs of HF's layers are rounded so.
 """
 
 import json
@@ -55,9 +55,8 @@ def _scale(values: Tensor, largest: float) -> Tensor:
 
 
 def _int8(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    # A few steps of the 8 bits' range: so coarse that its effect on what is kept is plain
-    # to see. Beyond 63, moreover, a CPU without VNNI, which sums pairs of products in
-    # 16 bits, would saturate.
+    # A few steps of the range of 8 bits: so coarse that what is kept changes. And from
+    # 64 on, a CPU without VNNI, which adds pairs of products in 16 bits, saturates.
     scale = _scale(weight, 7)
     values = (weight / scale).round()
     return {"weight": values.to(torch.int8), "weight_scale": scale}, values * scale
@@ -122,7 +121,7 @@ SCHEMES = {
 def quantise_checkpoint(
     checkpoint: Path, folder: Path, scheme: Scheme
 ) -> tuple[Path, Reference]:
-    """Writes a quantised copy of `checkpoint`, and makes the HF model that equals it."""
+    """Writes a quantised copy of `checkpoint`; the copy, and HF's model equal to it."""
     quantised, dequantised = folder / "quantised", folder / "dequantised"
     shutil.copytree(checkpoint, quantised)
     shutil.copytree(checkpoint, dequantised)

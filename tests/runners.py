@@ -72,7 +72,7 @@ def _running(worker: Any) -> tuple[bool, bool]:
 
 
 def check_runner(llm: Any) -> None:
-    """Fails unless every worker of the engine `llm` runs as this process is meant to."""
+    """Fails unless all workers of the engine `llm` run as this process is meant to."""
     expected = (RUNNER.is_v2, RUNNER.is_compiled)
     running = llm.collective_rpc(_running)
     assert running == [expected] * len(running), (running, expected)
