@@ -2,6 +2,9 @@
 
 import os
 
+# Before vLLM, whose model runner it picks.
+from tests.runners import check_runner
+
 os.environ |= {
     # In this process, so that tests can look inside.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -85,6 +88,7 @@ def make_engine() -> MakeEngine:
             overrides = {k: changes.pop(k) for k in [*changes] if k in SETTINGS}
             options = ENGINE_OPTIONS | {"hf_overrides": overrides} | changes
             engines[key] = LLM(str(checkpoint), **options)
+            check_runner(engines[key])
         return engines[key]
 
     return make
