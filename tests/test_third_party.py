@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -175,9 +176,7 @@ def test_settings_of_a_method_belong_to_it(
     checkpoint: Path, provide: Provide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLE))
-    from vllm_hired_centre import CentreSelector
-
-    provide(CentreSelector)
+    provide(import_module("vllm_hired_centre").CentreSelector)
     base = {"hired_budget": 0.2, "hired_selector": "theirs"}
     for value, said in (
         (100, r"hired_theirs_stretch=100 is not allowed: a number in \[0.1, 10\]"),
