@@ -55,8 +55,9 @@ def farthest_first(similarity: Tensor, least: Tensor, kept: int) -> Tensor:
     """
     diagonal = similarity.diagonal()
     diagonal.fill_(-torch.inf)
-    neighbour = torch.maximum(similarity.amax(dim=0), least)
-    first = neighbour.argmin(dim=0, keepdim=True)
+    # Both ways, because products round: two that are each other's nearest are to tie.
+    neighbour = torch.maximum(similarity.amax(dim=0), similarity.amax(dim=1))
+    first = torch.maximum(neighbour, least).argmin(dim=0, keepdim=True)
     # A cell is infinitely near to itself, so that none is selected again.
     diagonal.fill_(torch.inf)
     nearest = torch.maximum(similarity.index_select(0, first)[0], least)
