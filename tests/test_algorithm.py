@@ -14,7 +14,7 @@ from transformers.models.llava_next.modeling_llava_next import (
 )
 
 from tests import oracle
-from tests.observations import attended
+from tests.observations import attended, observed
 from vllm_hired.budget import kept_count, split_thumbnail
 from vllm_hired.layouts import ImageSizeError, Layout
 from vllm_hired.layouts.llava_next import anyres_layout
@@ -23,6 +23,7 @@ from vllm_hired.selectors.allocation import allocate, most_full
 from vllm_hired.selectors.base import Selection, kept_rows
 from vllm_hired.selectors.hired import HiredSelector
 from vllm_hired.selectors.index_tables import index_tables
+from vllm_hired.towers.observation import Observation
 
 CPU = torch.device("cpu")
 REAL_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
@@ -272,13 +273,13 @@ def test_every_selector_keeps_the_exact_count_of_valid_patches(
 ) -> None:
     """A tower that overflows must not make counts that kill the engine."""
     for seed, size in enumerate(BUG_SIZES):
-        layout = Case(*size, REAL_PINPOINTS, 336, 14).layout()
-        scores = scores_tensor(layout, seed, 2**20)
-        scores[:, ::3] = poison
-        for kept in (1, 577, layout.num_selectable):
+        # Few patches, because greedy methods take a step for each that they keep.
+        layout = Case(*size, REAL_PINPOINTS, 336, 56).layout()
+        observation = observed(layout, seed, poison=poison)
+        for kept in (1, 37, layout.num_selectable):
             chosen = (
                 make_selector(name)
-                .select(attended(scores, scores), layout, kept, Fraction(1, 2))
+                .select(observation, layout, kept, Fraction(1, 2))
                 .cells
             )
             assert chosen.shape == (kept,)
@@ -315,12 +316,10 @@ def test_gather_takes_each_image_from_its_own_partitions() -> None:
 def test_selection_reads_nothing_back_to_the_host(name: str) -> None:
     """On a device that has no values: reading one, or a size from one, would fail."""
     layout = Case(672, 672, REAL_PINPOINTS, 336, 14).layout()
-    scores = scores_tensor(layout, 0, 2**20).to("meta")
-    chosen = (
-        make_selector(name)
-        .select(attended(scores, scores), layout, 576, Fraction(1, 2))
-        .cells
-    )
+    scores = observed(layout, 0)
+    on_meta = {name: values.to("meta") for name, values in scores.quantities.items()}
+    observation = Observation(torch.device("meta"), on_meta)
+    chosen = make_selector(name).select(observation, layout, 576, Fraction(1, 2)).cells
     features = torch.empty((5, 576, 8), device="meta")
     rows = kept_rows(features, [Selection(chosen)], [layout])
     assert rows.shape == (576, 8)

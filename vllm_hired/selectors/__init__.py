@@ -21,6 +21,10 @@ SELECTORS = {
     "thumbnail": "vllm_hired.selectors.thumbnail:ThumbnailSelector",
     "uniform": "vllm_hired.selectors.uniform:UniformSelector",
     "random": "vllm_hired.selectors.random:RandomSelector",
+    "fastervlm": "vllm_hired.selectors.fastervlm:FasterVLMSelector",
+    "globalcom2": "vllm_hired.selectors.globalcom2:GlobalCom2Selector",
+    "divprune": "vllm_hired.selectors.divprune:DivPruneSelector",
+    "scope": "vllm_hired.selectors.scope:ScopeSelector",
 }
 """Name (the value of `hired_selector`) -> `module:Class`, imported when used."""
 

@@ -1,0 +1,1 @@
+"""Methods of papers against oracles in plain loops, written from the papers."""
