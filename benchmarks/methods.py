@@ -1,5 +1,5 @@
-"""Every selection method at every budget: its cost beside the vision tower, and how many
-answers are right, through the engine.
+"""Every selection method at every budget: its cost beside the vision tower, and how
+many answers are right, through the engine.
 
     python -m benchmarks.methods --model checkpoints/llava-next-tiny
 
