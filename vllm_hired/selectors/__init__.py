@@ -12,6 +12,9 @@ SELECTORS = {
     "thumbnail": "vllm_hired.selectors.thumbnail:ThumbnailSelector",
     "uniform": "vllm_hired.selectors.uniform:UniformSelector",
     "random": "vllm_hired.selectors.random:RandomSelector",
+    "visionzip": "vllm_hired.selectors.visionzip:VisionZipSelector",
+    "prumerge_plus": "vllm_hired.selectors.prumerge_plus:PruMergePlusSelector",
+    "vispruner": "vllm_hired.selectors.vispruner:VisPrunerSelector",
 }
 """Name (the value of `hired_selector`) -> `module:Class`, imported when used."""
 
