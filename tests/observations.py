@@ -13,29 +13,39 @@ def attended(init: Tensor, final: Tensor) -> Observation:
 
 
 def observed(
-    layout: Layout, seed: int, width: int = 8, poison: float | None = None
+    layout: Layout,
+    seed: int,
+    attention: Tensor | None = None,
+    feature_size: int = 8,
+    key_size: int = 4,
+    poison: float | None = None,
 ) -> Observation:
-    """Everything that can be observed of an image of `layout`, at random.
+    """Everything that can be observed, at random; on the device of `attention`.
 
     Args:
         layout: of the image.
         seed: of the random numbers.
-        width: `D` of the features and of the keys.
+        attention: `[P, N]`, stands in for the random attention of both layers.
+        feature_size: `D`.
+        key_size: `d`.
         poison: what every third cell's numbers are instead.
     """
     generator = torch.Generator().manual_seed(seed)
     cells = (layout.num_partitions, layout.cells_per_partition)
     init, final = torch.rand((2, *cells), generator=generator)
-    features, keys = torch.randn((2, *cells, width), generator=generator)
+    features = torch.randn((*cells, feature_size), generator=generator)
+    keys = torch.randn((*cells, key_size), generator=generator)
     if poison is not None:
         for quantity in (init, final, features, keys):
             quantity[:, ::3] = poison
+    if attention is not None:
+        init = final = attention
     return Observation(
         final.device,
         {
             "init_attention": init,
             "final_attention": final,
-            "features": features,
-            "keys": keys,
+            "features": features.to(final.device),
+            "keys": keys.to(final.device),
         },
     )

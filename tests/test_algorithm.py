@@ -23,7 +23,6 @@ from vllm_hired.selectors.allocation import allocate, most_full
 from vllm_hired.selectors.base import Selection, kept_rows
 from vllm_hired.selectors.hired import HiredSelector
 from vllm_hired.selectors.index_tables import index_tables
-from vllm_hired.towers.observation import Observation
 
 CPU = torch.device("cpu")
 REAL_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
@@ -316,11 +315,9 @@ def test_gather_takes_each_image_from_its_own_partitions() -> None:
 def test_selection_reads_nothing_back_to_the_host(name: str) -> None:
     """On a device that has no values: reading one, or a size from one, would fail."""
     layout = Case(672, 672, REAL_PINPOINTS, 336, 14).layout()
-    scores = observed(layout, 0)
-    on_meta = {name: values.to("meta") for name, values in scores.quantities.items()}
-    observation = Observation(torch.device("meta"), on_meta)
-    chosen = make_selector(name).select(observation, layout, 576, Fraction(1, 2)).cells
-    features = torch.empty((5, 576, 8), device="meta")
-    rows = kept_rows(features, [Selection(chosen)], [layout])
+    scores = scores_tensor(layout, 0, 2**20).to("meta")
+    observation = observed(layout, 0, scores)
+    selection = make_selector(name).select(observation, layout, 576, Fraction(1, 2))
+    rows = kept_rows(observation.features, [selection], [layout])
     assert rows.shape == (576, 8)
     assert rows.device.type == "meta"

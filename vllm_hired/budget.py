@@ -4,6 +4,7 @@ They are known before any pixel is encoded. Only the split among tiles depends o
 content; `vllm_hired.selectors.allocation` has it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -47,3 +48,30 @@ def split_thumbnail(layout: Layout, kept: int, alpha: Fraction) -> tuple[int, in
     )
     tiles = min(kept - thumbnail, layout.num_valid_tile_cells)
     return kept - tiles, tiles
+
+
+def proportional_quotas(capacities: Sequence[int], total: int) -> tuple[int, ...]:
+    """Splits `total` in proportion to `capacities`, none above its capacity.
+
+    Largest remainder, ties to the lower index.
+
+    Args:
+        capacities: valid cells of each partition, say.
+        total: at most the sum of `capacities`.
+
+    Returns:
+        As many integers as `capacities`, which sum to `total`.
+    """
+    whole = max(1, sum(capacities))
+    quotas = [total * capacity // whole for capacity in capacities]
+    remainders = [total * capacity % whole for capacity in capacities]
+    order = sorted(range(len(quotas)), key=lambda i: -remainders[i])
+    for i in order[: total - sum(quotas)]:
+        quotas[i] += 1
+    return tuple(quotas)
+
+
+def share_of(count: int, share: float) -> int:
+    """`share` of `count`, rounded up. The share is the decimal that the user wrote."""
+    exact = Fraction(str(share))
+    return -(-exact.numerator * count // exact.denominator)

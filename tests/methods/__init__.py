@@ -1,1 +1,1 @@
-"""Methods of papers against oracles in plain loops, written from the papers."""
+"""Each method against a plain-loop oracle of its own, written from the paper."""

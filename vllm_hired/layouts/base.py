@@ -121,6 +121,15 @@ class Layout:
         )
 
     @property
+    def partition_capacities(self) -> tuple[int, ...]:
+        """Valid cells of each partition, in the tower's order."""
+        tiles = self.tile_capacities
+        if self.thumbnail == "none":
+            return tiles
+        whole = (self.num_thumbnail_cells,)
+        return whole + tiles if self.thumbnail == "first" else tiles + whole
+
+    @property
     def row_overlap(self) -> list[list[int]]:
         """`Oy`: `rows x R` lengths, thumbnail rows by tile rows, in `1/rows` cell."""
         return _overlap(self.rows, self.tile_rows, self.top, self.height)

@@ -25,6 +25,9 @@ SELECTORS = {
     "globalcom2": "vllm_hired.selectors.globalcom2:GlobalCom2Selector",
     "divprune": "vllm_hired.selectors.divprune:DivPruneSelector",
     "scope": "vllm_hired.selectors.scope:ScopeSelector",
+    "visionzip": "vllm_hired.selectors.visionzip:VisionZipSelector",
+    "prumerge_plus": "vllm_hired.selectors.prumerge_plus:PruMergePlusSelector",
+    "vispruner": "vllm_hired.selectors.vispruner:VisPrunerSelector",
 }
 """Name (the value of `hired_selector`) -> `module:Class`, imported when used."""
 

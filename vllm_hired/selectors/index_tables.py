@@ -47,6 +47,16 @@ def index_tables(layout: Layout, device: torch.device) -> IndexTables:
     )
 
 
+@lru_cache(maxsize=512)
+@torch.inference_mode(False)
+def integer_table(values: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+    """`values` as int64 on `device`, copied there when first asked for.
+
+    A copy waits for the device, so what follows from sizes alone is not copied twice.
+    """
+    return torch.tensor(values, dtype=torch.int64, device=device)
+
+
 def _sequence(layout: Layout) -> Tensor:
     n = layout.cells_per_partition
     rows = torch.arange(layout.top, layout.top + layout.height)[:, None]
