@@ -17,6 +17,7 @@ os.environ |= {
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ NO_CLS = {
 
 WriteCheckpoint = Callable[..., Path]
 MakeEngine = Callable[..., LLM]
+
+
+def pytest_report_header() -> str:
+    """Says it where one release's Python runs on another's kernels."""
+    return f"vLLM {version('vllm')}"
 
 
 @pytest.fixture(scope="session")
