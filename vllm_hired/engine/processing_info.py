@@ -1,6 +1,6 @@
 """vLLM's processing info: how many tokens an image has, and where memory is planned.
 
-A mixin over upstream's, the same for every architecture; `vllm_hired.models` puts them
+A mixin over upstream's, the same for every architecture; `engine.models` puts them
 together.
 """
 
