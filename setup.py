@@ -26,7 +26,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["vllm_hired", "vllm_hired.*"]),
-    package_data={"vllm_hired": ["py.typed", "inspect/page_files/*"]},
+    package_data={"vllm_hired": ["py.typed", "tools/inspect/page_files/*"]},
     install_requires=["vllm>=0.31", "torch", "transformers"],
     extras_require={
         "test": [
@@ -47,6 +47,6 @@ setup(
     },
     entry_points={
         "vllm.general_plugins": ["hired = vllm_hired:register"],
-        "console_scripts": ["vllm-hired = vllm_hired.cli:script"],
+        "console_scripts": ["vllm-hired = vllm_hired.tools.cli:script"],
     },
 )

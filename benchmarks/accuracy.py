@@ -23,7 +23,7 @@ from benchmarks.harness import make_parser, start_engine, write_results
 from benchmarks.tiny.data import TASKS, Question, Scene, make_scene
 from benchmarks.tiny.model import prompt_of
 from vllm_hired.selectors import SELECTORS
-from vllm_hired.tables import Row
+from vllm_hired.tools.tables import Row
 
 BUDGETS = (1.0, 0.6, 0.4, 0.3, 0.2, 0.1, 0.05)
 SEED = 20_261_122

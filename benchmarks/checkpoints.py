@@ -44,7 +44,7 @@ REAL_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions of a checkpoint; the defaults are LLaVA-NeXT's vision geometry.
+    """Dimensions of a checkpoint; the defaults are LLaVA-NeXT's vision layout.
 
     Attributes:
         architecture: HF model type: "llava_next", or "llava" (LLaVA-1.5).

@@ -22,9 +22,9 @@ from benchmarks.harness import model_of
 from benchmarks.provenance import provenance
 from benchmarks.tiny.data import Question, Scene
 from benchmarks.tiny.model import CHECKPOINT, TILE
-from vllm_hired.geometry import Geometry, model_geometry
-from vllm_hired.inspect.picture import draw_kept, stack
-from vllm_hired.tables import Row, as_table
+from vllm_hired.layouts import Layout, image_layout
+from vllm_hired.tools.inspect.picture import draw_kept, stack
+from vllm_hired.tools.tables import Row, as_table
 
 BUDGETS = (1.0, 0.4, 0.2)
 DRAWN_BUDGETS = (0.4, 0.2)
@@ -77,7 +77,7 @@ def ask(llm: LLM, scene: Scene, question: Question, budget: float, repeats: int)
         seconds.append(time.perf_counter() - start)
     config = llm.llm_engine.model_config.hf_config
     image, prompt = scene.image, output.prompt_token_ids or []
-    stock = model_geometry(config, image.height, image.width).num_stock_tokens
+    stock = image_layout(config, image.height, image.width).num_stock_tokens
     answer = output.outputs[0].text.strip()
     return {
         "size": f"{image.width}x{image.height}",
@@ -93,8 +93,8 @@ def ask(llm: LLM, scene: Scene, question: Question, budget: float, repeats: int)
 
 def kept_of(
     llm: LLM, image: Image.Image, budget: float
-) -> tuple[Tensor, Geometry, Tensor]:
-    """The engine's own input and choice: pixels, geometry, flat patch indices."""
+) -> tuple[Tensor, Layout, Tensor]:
+    """The engine's own input and choice: pixels, layout, flat cell indices."""
     processor = llm.llm_engine.renderer.get_mm_processor()
     inputs = processor(
         "<image>",
@@ -104,22 +104,22 @@ def kept_of(
     (item,) = inputs["mm_kwargs"]["image"]
     pixels, count = item["pixel_values"].data, int(item["num_kept"].data)
     config = llm.llm_engine.model_config.hf_config
-    geometry = model_geometry(config, image.height, image.width)
+    layout = image_layout(config, image.height, image.width)
     with torch.inference_mode():
-        _, (kept,) = model_of(llm).select([pixels], [geometry], [count])
-    return pixels, geometry, kept
+        _, (selection,) = model_of(llm).select([pixels], [layout], [count])
+    return pixels, layout, selection.cells
 
 
 def draw(llm: LLM, image: Image.Image, budget: float) -> Image.Image:
     """What was kept, over the picture."""
-    pixels, geometry, kept = kept_of(llm, image, budget)
+    pixels, layout, kept = kept_of(llm, image, budget)
     processor = llm.llm_engine.renderer.get_mm_processor()
     normalisation = processor.info.get_hf_processor().image_processor
     mean = torch.tensor(normalisation.image_mean).view(3, 1, 1)
     std = torch.tensor(normalisation.image_std).view(3, 1, 1)
-    tokens = f"{len(kept)} of {geometry.num_stock_tokens} tokens"
+    tokens = f"{len(kept)} of {layout.num_stock_tokens} tokens"
     title = f"hired_budget={budget}: {tokens}"
-    return draw_kept(pixels * std + mean, geometry, kept, title)
+    return draw_kept(pixels * std + mean, layout, kept, title)
 
 
 def main() -> None:

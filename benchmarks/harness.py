@@ -18,7 +18,7 @@ from vllm import LLM
 
 from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.provenance import provenance
-from vllm_hired.tables import Row, as_table
+from vllm_hired.tools.tables import Row, as_table
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -25,7 +25,7 @@ from benchmarks.harness import (
     start_engine,
     write_results,
 )
-from vllm_hired.tables import Row
+from vllm_hired.tools.tables import Row
 
 STAGES = ("image processing", "vision tower", "selection", "projector", "LLM prefill")
 

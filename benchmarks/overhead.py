@@ -20,12 +20,14 @@ from vllm import LLM
 
 from benchmarks import harness
 from benchmarks.harness import now, spread
-from vllm_hired.attention import capture_cls_attention
 from vllm_hired.budget import kept_count
-from vllm_hired.geometry import image_geometry
-from vllm_hired.merge import gather_kept
-from vllm_hired.scores import ClsScores, cls_attention
-from vllm_hired.tables import Row
+from vllm_hired.engine.capture import capture
+from vllm_hired.layouts.llava_next import anyres_layout
+from vllm_hired.selectors.base import Selection, kept_rows
+from vllm_hired.tools.tables import Row
+from vllm_hired.towers.attention import cls_attention
+from vllm_hired.towers.observation import Observation
+from vllm_hired.towers.reading import readings_for
 
 CASES = {"1x1": (1, 1, 1), "1x2": (1, 1, 2), "2x2": (1, 2, 2)}
 CASES |= {"2 of 2x2": (2, 2, 2), "4 of 2x2": (4, 2, 2)}
@@ -48,8 +50,8 @@ class Batch:
         vision = model.config.vision_config
         side = vision.image_size
         size = grid[0] * side, grid[1] * side
-        self.images = [image_geometry(*size, (size,), side, vision.patch_size)] * count
-        self.counts = [kept_count(i, Fraction("0.2"), None) for i in self.images]
+        self.images = [anyres_layout(*size, (size,), side, vision.patch_size)] * count
+        self.counts = [kept_count(i, Fraction("0.2"), None).tokens for i in self.images]
         self.partitions = [image.num_partitions for image in self.images]
         weight = next(tower.parameters())
         pixels = torch.rand(sum(self.partitions), 3, side, side).to(weight)
@@ -57,12 +59,13 @@ class Batch:
         chosen = hired.init_layer, hired.final_layer
         self.attentions = [layers[layer].self_attn for layer in chosen]
         last = layers[hired.final_layer]
+        needs = self.selector.needs
 
         def encode() -> Tensor:
             return model._image_pixels_to_features(tower, pixels)
 
         def encode_and_score() -> None:
-            with capture_cls_attention(tower, set(chosen)):
+            with capture(tower, readings_for(needs, hired.attention, *chosen)):
                 encode()
 
         def after_attention(hidden: Tensor) -> Tensor:
@@ -79,7 +82,7 @@ class Batch:
             hook.remove()
         scores = self.score(self.entering)
         kept = self.select(scores)
-        rows = gather_kept(self.features, kept, self.images)
+        rows = kept_rows(self.features, kept, self.images)
         # Which rows the last layer gets does not change what they cost.
         hidden = torch.randn(self.entering[1][0].shape).to(weight)
         few = torch.randperm(hidden[..., 0].numel())[: len(rows)].to(weight.device)
@@ -88,7 +91,7 @@ class Batch:
             "tower with capture": encode_and_score,
             "scores": lambda: self.score(self.entering),
             "selection": lambda: self.select(scores),
-            "merge": lambda: gather_kept(self.features, kept, self.images),
+            "merge": lambda: kept_rows(self.features, kept, self.images),
             "all rows": self.score_fully,
             "projector": lambda: model.multi_modal_projector(self.features),
             "projector, kept": lambda: model.multi_modal_projector(rows),
@@ -112,11 +115,16 @@ class Batch:
             scores.append(attention[:, :, 0, 1:].sum(dim=1))
         return scores
 
-    def select(self, scores: Sequence[Tensor]) -> list[Tensor]:
+    def select(self, scores: Sequence[Tensor]) -> list[Selection]:
         init, final = (layer.split(self.partitions) for layer in scores)
         each = zip(init, final, self.images, self.counts, strict=True)
         return [
-            self.selector.select(ClsScores(i, f), image, count, self.alpha)
+            self.selector.select(
+                Observation(f.device, {"init_attention": i, "final_attention": f}),
+                image,
+                count,
+                self.alpha,
+            )
             for i, f, image, count in each
         ]
 
@@ -124,7 +132,7 @@ class Batch:
         """Scores, selection and merge, each from what the one before gave."""
         entering = [(query.to(device), key.to(device)) for query, key in self.entering]
         kept = self.select(self.score(entering))
-        gather_kept(self.features.to(device), kept, self.images)
+        kept_rows(self.features.to(device), kept, self.images)
 
     def count_waits(self) -> int:
         """How often the host waits for the device; on CUDA, an error where it does."""

@@ -21,7 +21,7 @@ def main() -> None:
     model = args.model or write_checkpoint(
         Path("out") / args.shape, SHAPES[args.shape], seed=None
     )
-    command = [sys.executable, "-m", "vllm_hired.cli", "plan", str(model)]
+    command = [sys.executable, "-m", "vllm_hired.tools.cli", "plan", str(model)]
     command += ["--size", "1024x768", "672x672", "--budget", "0.4", "0.2"]
     seconds = []
     for turn in tqdm(range(args.rounds + 1), desc="start"):

@@ -26,7 +26,7 @@ from benchmarks.harness import (
     start_engine,
     write_results,
 )
-from vllm_hired.tables import Row
+from vllm_hired.tools.tables import Row
 
 
 def read_metrics(llm: LLM) -> dict[str, float]:

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from xml.etree import ElementTree
 
-from vllm_hired.tables import Row, as_table
+from vllm_hired.tools.tables import Row, as_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"

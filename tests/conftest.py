@@ -27,7 +27,8 @@ from vllm import LLM
 from benchmarks.checkpoints import small, write_checkpoint
 from tests.engine import ENGINE_OPTIONS
 from tests.reference import Reference
-from vllm_hired.config import SETTINGS, HiredConfigError
+from vllm_hired.config import SETTINGS
+from vllm_hired.errors import HiredConfigError
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llava_next": {},

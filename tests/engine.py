@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tests.runners import RUNNER, check_runner
-from vllm_hired.geometry import model_geometry
+from vllm_hired.layouts import image_layout
 
 ENGINE_OPTIONS: dict[str, Any] = {
     "dtype": "float32",
@@ -57,12 +57,12 @@ def kept_digest(model: Any) -> list[int]:
     """The patches that this worker keeps of one image, at a budget of 0.2."""
     generator = torch.Generator().manual_seed(1)
     side = model.config.vision_config.image_size
-    geometry = model_geometry(model.config, 2 * side, 2 * side)
-    shape = (geometry.num_partitions, 3, side, side)
+    layout = image_layout(model.config, 2 * side, 2 * side)
+    shape = (layout.num_partitions, 3, side, side)
     pixels = torch.rand(shape, generator=generator)
-    tokens = geometry.num_partitions * geometry.patches_per_partition
-    _, (kept,) = model.select([pixels], [geometry], [tokens // 5])
-    indices: list[int] = kept.tolist()
+    tokens = layout.num_partitions * layout.cells_per_partition
+    _, (selection,) = model.select([pixels], [layout], [tokens // 5])
+    indices: list[int] = selection.cells.tolist()
     return indices
 
 

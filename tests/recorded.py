@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.observations import attended
 from vllm_hired.budget import kept_count
 from vllm_hired.config import HiredConfig
-from vllm_hired.geometry import Geometry, model_geometry
-from vllm_hired.scores import ClsScores
+from vllm_hired.layouts import image_layout
 from vllm_hired.selectors import make_selector
 
 FILE = Path(__file__).with_name("recorded.json")
@@ -59,6 +59,7 @@ class Case:
                 [rows * tile, cols * tile] for rows, cols in PINPOINTS
             ]
         return SimpleNamespace(
+            model_type="llava" if self.shape == "llava" else "llava_next",
             vision_config=SimpleNamespace(
                 model_type="clip_vision_model",
                 image_size=tile,
@@ -101,16 +102,16 @@ def answer(case: Case) -> dict[str, Any]:
     """By the package as it is now."""
     hf_config = case.hf_config()
     hired = HiredConfig.from_hf_config(hf_config)
-    geometry: Geometry = model_geometry(hf_config, case.height, case.width)
-    count = kept_count(geometry, hired.budget, hired.token_cap)
+    layout = image_layout(hf_config, case.height, case.width)
+    count = kept_count(layout, hired.budget, hired.token_cap).tokens
     key = hired.cache_key(Fraction(case.budget))
     result: dict[str, Any] = {"count": count, "cache_key": key}
-    shape = (geometry.num_partitions, geometry.patches_per_partition)
+    shape = (layout.num_partitions, layout.cells_per_partition)
     init, final = scores(*shape, seed=0), scores(*shape, seed=1)
-    if count <= geometry.num_selectable:
+    if count <= layout.num_selectable:
         selector = make_selector(case.selector)
-        kept = selector.select(ClsScores(init, final), geometry, count, hired.alpha)
-        result["kept"] = digest(kept.tolist())
+        kept = selector.select(attended(init, final), layout, count, hired.alpha)
+        result["kept"] = digest(kept.cells.tolist())
     return result
 
 

@@ -47,6 +47,11 @@ class Reference:
     def processor(self) -> Any:
         return AutoProcessor.from_pretrained(self.checkpoint)
 
+    @property
+    def has_cls(self) -> bool:
+        """Where there is no [CLS], cells are ranked by the attention they receive."""
+        return self.model.config.vision_config.model_type == "clip_vision_model"
+
     @torch.inference_mode()
     def tower(self, pixels: Tensor) -> Any:
         """HF's outputs for `[B, 3, H, W]`, attentions and hidden states among them."""
@@ -65,7 +70,12 @@ class Reference:
         g = layout.g
 
         def grids(layer: int) -> list[oracle.Grid]:
-            scores = outputs.attentions[layer][:, :, 0, 1:].sum(dim=1)
+            attention = outputs.attentions[layer]
+            scores = (
+                attention[:, :, 0, 1:].sum(dim=1)
+                if self.has_cls
+                else attention.sum(dim=(1, 2))
+            )
             return [partition.view(g, g).tolist() for partition in scores]
 
         # The feature layer is -2: the last layer but one is the last that counts.
@@ -96,7 +106,7 @@ class Reference:
     @torch.inference_mode()
     def _project(self, outputs: Any, flat: list[int]) -> Tensor:
         # The feature layer is -2.
-        rows = outputs.hidden_states[-2][:, 1:].flatten(0, 1)[flat]
+        rows = outputs.hidden_states[-2][:, int(self.has_cls) :].flatten(0, 1)[flat]
         embeddings: Tensor = self.model.model.multi_modal_projector(rows)
         return embeddings
 

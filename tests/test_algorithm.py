@@ -14,11 +14,15 @@ from transformers.models.llava_next.modeling_llava_next import (
 )
 
 from tests import oracle
-from vllm_hired.budget import allocate, kept_count, most_full, split_thumbnail
-from vllm_hired.geometry import Geometry, ImageSizeError, image_geometry, index_tables
-from vllm_hired.merge import gather_kept
-from vllm_hired.scores import ClsScores
+from tests.observations import attended, observed
+from vllm_hired.budget import kept_count, split_thumbnail
+from vllm_hired.layouts import ImageSizeError, Layout
+from vllm_hired.layouts.llava_next import anyres_layout
 from vllm_hired.selectors import SELECTORS, make_selector
+from vllm_hired.selectors.allocation import allocate, most_full
+from vllm_hired.selectors.base import Selection, kept_rows
+from vllm_hired.selectors.hired import HiredSelector
+from vllm_hired.selectors.index_tables import index_tables
 
 CPU = torch.device("cpu")
 REAL_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
@@ -43,8 +47,8 @@ class Case:
     tile: int
     patch: int
 
-    def geometry(self) -> Geometry:
-        return image_geometry(
+    def layout(self) -> Layout:
+        return anyres_layout(
             self.height, self.width, self.pinpoints, self.tile, self.patch
         )
 
@@ -81,21 +85,21 @@ def check_counts(case: Case, rho: str, cap: int | None, alpha: str) -> None:
     expected = case.oracle()
     if expected is None:
         with pytest.raises(ImageSizeError, match="too long and thin"):
-            case.geometry()
+            case.layout()
         return
-    geometry = case.geometry()
-    assert (geometry.tile_rows, geometry.tile_cols) == (expected.rows, expected.cols)
-    assert (geometry.top, geometry.left) == (expected.top, expected.left)
-    assert geometry.top + geometry.height == expected.bottom
-    assert geometry.left + geometry.width == expected.right
-    assert geometry.num_stock_tokens == expected.stock_tokens
-    kept = kept_count(geometry, Fraction(rho), cap)
+    layout = case.layout()
+    assert (layout.tile_rows, layout.tile_cols) == (expected.rows, expected.cols)
+    assert (layout.top, layout.left) == (expected.top, expected.left)
+    assert layout.top + layout.height == expected.bottom
+    assert layout.left + layout.width == expected.right
+    assert layout.num_stock_tokens == expected.stock_tokens
+    kept = kept_count(layout, Fraction(rho), cap).tokens
     assert kept == oracle.count(expected, rho, cap)
-    if kept <= geometry.num_selectable:
-        assert split_thumbnail(geometry, kept, Fraction(alpha)) == oracle.split(
+    if kept <= layout.num_selectable:
+        assert split_thumbnail(layout, kept, Fraction(alpha)) == oracle.split(
             expected, kept, alpha
         )
-    tables = index_tables(geometry, CPU)
+    tables = index_tables(layout, CPU)
     assert tables.tile_capacity.tolist() == oracle.tile_capacities(expected)
 
 
@@ -133,19 +137,21 @@ def test_geometry_is_that_of_hf(case: Case) -> None:
     (valid,) = unpad_image(canvas, (case.height, case.width))
     if valid.numel() == 0:
         with pytest.raises(ImageSizeError, match="too long and thin"):
-            case.geometry()
+            case.layout()
         return
-    geometry = case.geometry()
-    assert (geometry.tile_rows, geometry.tile_cols) == (rows, cols)
-    assert (geometry.height, geometry.width) == valid.shape
-    assert (geometry.top, geometry.left) == divmod(int(valid[0, 0]), cols * g)
+    layout = case.layout()
+    assert (layout.tile_rows, layout.tile_cols) == (rows, cols)
+    assert (layout.height, layout.width) == valid.shape
+    assert (layout.top, layout.left) == divmod(int(valid[0, 0]), cols * g)
 
 
 def test_budgets_are_the_decimals_that_the_user_wrote() -> None:
-    geometry = Case(672, 672, REAL_PINPOINTS, 336, 14).geometry()
-    assert kept_count(geometry, Fraction(str(0.35)), None) == 1008  # floats say 1007
-    assert kept_count(geometry, Fraction(str(0.2)), None) == 576
-    assert kept_count(geometry, Fraction("1e-9"), None) == 1
+    layout = Case(672, 672, REAL_PINPOINTS, 336, 14).layout()
+    assert (
+        kept_count(layout, Fraction(str(0.35)), None).tokens == 1008
+    )  # floats say 1007
+    assert kept_count(layout, Fraction(str(0.2)), None).tokens == 576
+    assert kept_count(layout, Fraction("1e-9"), None).tokens == 1
 
 
 @settings(max_examples=2000, deadline=None)
@@ -167,10 +173,10 @@ def test_allocation_is_exact_and_equals_the_oracle(data: st.DataObject) -> None:
     assert split == oracle.shares([Fraction(w) for w in weights], caps, total)
 
 
-def scores_tensor(geometry: Geometry, seed: int, levels: int) -> Tensor:
+def scores_tensor(layout: Layout, seed: int, levels: int) -> Tensor:
     """Random scores `[P, N]` on a grid of `levels` values: few of them, many ties."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (geometry.num_partitions, geometry.patches_per_partition)
+    shape = (layout.num_partitions, layout.cells_per_partition)
     return torch.randint(levels, shape, generator=generator) / 2**20
 
 
@@ -179,33 +185,34 @@ def to_grids(scores: Tensor, g: int) -> list[oracle.Grid]:
 
 
 def check_selection(case: Case, rho: str, alpha: str, seed: int, levels: int) -> None:
-    layout = case.oracle()
-    if layout is None:
+    expected = case.oracle()
+    if expected is None:
         return
-    geometry = case.geometry()
-    kept = min(kept_count(geometry, Fraction(rho), None), geometry.num_selectable)
-    scores = ClsScores(
-        scores_tensor(geometry, seed, levels), scores_tensor(geometry, seed + 1, levels)
+    layout = case.layout()
+    kept = min(kept_count(layout, Fraction(rho), None).tokens, layout.num_selectable)
+    scores = attended(
+        scores_tensor(layout, seed, levels), scores_tensor(layout, seed + 1, levels)
     )
-    selector = make_selector("hired")
-    tables = index_tables(geometry, CPU)
-    tiles = split_thumbnail(geometry, kept, Fraction(alpha))[1]
-    capacities = oracle.tile_capacities(layout)
-    assert tables.tile_capacity.tolist() == geometry.tile_capacities == capacities
+    selector = HiredSelector()
+    tables = index_tables(layout, CPU)
+    tiles = split_thumbnail(layout, kept, Fraction(alpha))[1]
+    capacities = oracle.tile_capacities(expected)
+    assert tables.tile_capacity.tolist() == capacities == [*layout.tile_capacities]
     tile_split = allocate(
-        selector.tile_weights(scores, geometry),
+        selector.tile_weights(scores, layout),
         tables.tile_capacity,
         tiles,
         most_full(capacities, tiles),
     )
-    g = layout.g
-    grids = to_grids(scores.init, g), to_grids(scores.final, g)
+    g = expected.g
+    init, final = scores.init_attention, scores.final_attention
+    grids = to_grids(init, g), to_grids(final, g)
     assert tile_split.tolist() == oracle.shares(
-        oracle.tile_weights(layout, grids[0][0]), capacities, tiles
+        oracle.tile_weights(expected, grids[0][0]), capacities, tiles
     )
-    chosen = selector.select(scores, geometry, kept, Fraction(alpha))
+    chosen = selector.select(scores, layout, kept, Fraction(alpha)).cells
     assert [(i // g**2, i % g**2 // g, i % g) for i in chosen.tolist()] == (
-        oracle.select(layout, kept, alpha, *grids)
+        oracle.select(expected, kept, alpha, *grids)
     )
 
 
@@ -238,19 +245,21 @@ def test_selection_equals_the_oracle_at_real_sizes(height: int, width: int) -> N
 def test_selection_equals_the_oracle_on_softmax_scores(seed: int) -> None:
     """Whose last bits are rounded before they become tile weights."""
     case = Case(300 + 40 * seed, 500, REAL_PINPOINTS, 336, 14)
-    geometry, layout = case.geometry(), case.oracle()
-    assert layout is not None
+    layout, expected = case.layout(), case.oracle()
+    assert expected is not None
     generator = torch.Generator().manual_seed(seed)
-    shape = (2, 16, geometry.num_partitions, 577)
+    shape = (2, 16, layout.num_partitions, 577)
     logits = 3 * torch.randn(shape, generator=generator)
     init, final = logits.softmax(dim=-1).sum(dim=1)[..., 1:]
-    kept = kept_count(geometry, Fraction("0.2"), None)
-    chosen = make_selector("hired").select(
-        ClsScores(init, final), geometry, kept, Fraction(1, 2)
+    kept = kept_count(layout, Fraction("0.2"), None).tokens
+    chosen = (
+        make_selector("hired")
+        .select(attended(init, final), layout, kept, Fraction(1, 2))
+        .cells
     )
     grids = to_grids(init, 24), to_grids(final, 24)
     assert [(i // 576, i % 576 // 24, i % 24) for i in chosen.tolist()] == (
-        oracle.select(layout, kept, "0.5", *grids)
+        oracle.select(expected, kept, "0.5", *grids)
     )
 
 
@@ -263,36 +272,40 @@ def test_every_selector_keeps_the_exact_count_of_valid_patches(
 ) -> None:
     """A tower that overflows must not make counts that kill the engine."""
     for seed, size in enumerate(BUG_SIZES):
-        geometry = Case(*size, REAL_PINPOINTS, 336, 14).geometry()
-        scores = scores_tensor(geometry, seed, 2**20)
-        scores[:, ::3] = poison
-        for kept in (1, 577, geometry.num_selectable):
-            chosen = make_selector(name).select(
-                ClsScores(scores, scores), geometry, kept, Fraction(1, 2)
+        # Few patches, because greedy methods take a step for each that they keep.
+        layout = Case(*size, REAL_PINPOINTS, 336, 56).layout()
+        observation = observed(layout, seed, poison=poison)
+        for kept in (1, 37, layout.num_selectable):
+            chosen = (
+                make_selector(name)
+                .select(observation, layout, kept, Fraction(1, 2))
+                .cells
             )
             assert chosen.shape == (kept,)
             assert len(chosen.unique()) == kept
-            valid = index_tables(geometry, CPU).valid.flatten()
+            valid = index_tables(layout, CPU).valid.flatten()
             assert valid[chosen].all()
 
 
 def test_one_partition_without_tiles() -> None:
     """LLaVA-1.5: the thumbnail alone, ranked by the final layer."""
-    geometry = Geometry(patch_grid=4)
-    scores = scores_tensor(geometry, 0, 2**20)
-    kept = kept_count(geometry, Fraction("0.3"), None)
+    layout = Layout(4, 4)
+    scores = scores_tensor(layout, 0, 2**20)
+    kept = kept_count(layout, Fraction("0.3"), None).tokens
     assert kept == 4
-    chosen = make_selector("hired").select(
-        ClsScores(scores, scores), geometry, kept, Fraction(1, 2)
+    chosen = (
+        make_selector("hired")
+        .select(attended(scores, scores), layout, kept, Fraction(1, 2))
+        .cells
     )
     assert chosen.tolist() == sorted(scores[0].topk(4).indices.tolist())
 
 
 def test_gather_takes_each_image_from_its_own_partitions() -> None:
-    geometries = [Geometry(2, 1, 1, 0, 0, 2, 2), Geometry(2, 1, 2, 0, 0, 2, 4)]
+    layouts = [Layout(2, 2, 1, 1, 0, 0, 2, 2), Layout(2, 2, 1, 2, 0, 0, 2, 4)]
     features = torch.arange(5 * 4 * 3).view(5, 4, 3)
     kept = [torch.tensor([0, 7]), torch.tensor([3, 4, 11])]
-    rows = gather_kept(features, kept, geometries)
+    rows = kept_rows(features, [Selection(cells) for cells in kept], layouts)
     expected = [features[0, 0], features[1, 3]]
     expected += [features[2, 3], features[3, 0], features[4, 3]]
     assert torch.equal(rows, torch.stack(expected))
@@ -301,12 +314,10 @@ def test_gather_takes_each_image_from_its_own_partitions() -> None:
 @pytest.mark.parametrize("name", SELECTORS)
 def test_selection_reads_nothing_back_to_the_host(name: str) -> None:
     """On a device that has no values: reading one, or a size from one, would fail."""
-    geometry = Case(672, 672, REAL_PINPOINTS, 336, 14).geometry()
-    scores = scores_tensor(geometry, 0, 2**20).to("meta")
-    chosen = make_selector(name).select(
-        ClsScores(scores, scores), geometry, 576, Fraction(1, 2)
-    )
-    features = torch.empty((5, 576, 8), device="meta")
-    rows = gather_kept(features, [chosen], [geometry])
+    layout = Case(672, 672, REAL_PINPOINTS, 336, 14).layout()
+    scores = scores_tensor(layout, 0, 2**20).to("meta")
+    observation = observed(layout, 0, scores)
+    selection = make_selector(name).select(observation, layout, 576, Fraction(1, 2))
+    rows = kept_rows(observation.features, [selection], [layout])
     assert rows.shape == (576, 8)
     assert rows.device.type == "meta"

@@ -43,6 +43,17 @@ def test_latency(tmp_path: Path) -> None:
         assert sum(stages[:-1]) == pytest.approx(stages[-1], abs=0.01)
 
 
+def test_methods(tmp_path: Path) -> None:
+    """Costs alone; with answers it is as `test_trained` has them."""
+    names = ["hired", "uniform", "divprune"]
+    options = ["--repeats", "1", "--budgets", "0.2", "0.1", "--selectors", *names]
+    (rows,) = measure("methods", tmp_path, *options)
+    assert [(row["selector"], row["kept"]) for row in rows] == [
+        (name, kept) for name in names for kept in (576, 288)
+    ]
+    assert {row["waits"] for row in rows} == {0}
+
+
 def test_throughput(tmp_path: Path) -> None:
     options = ["--kv-tokens", "4096", "--batches", "1", "4", "--budgets", "0.2"]
     (rows,) = measure(

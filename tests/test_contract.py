@@ -26,14 +26,14 @@ from vllm.multimodal.processing import (
 from tests.conftest import expect_refusal
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
-from vllm_hired.contract import contract_problem
-from vllm_hired.models.llava import HiredLlavaForConditionalGeneration
-from vllm_hired.models.llava_next import (
+from vllm_hired.engine.contract import contract_problem
+from vllm_hired.engine.models.llava import HiredLlavaForConditionalGeneration
+from vllm_hired.engine.models.llava_next import (
     HiredLlavaNextForConditionalGeneration,
     HiredLlavaNextMultiModalProcessor,
     HiredLlavaNextProcessingInfo,
 )
-from vllm_hired.processing_info import HiredInputProcessingContext
+from vllm_hired.engine.processing_info import HiredInputProcessingContext
 
 Break = Callable[[pytest.MonkeyPatch], None]
 OURS = (

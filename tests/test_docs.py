@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tests import test_algorithm
-from vllm_hired.geometry import image_geometry
-from vllm_hired.scores import ClsScores
+from tests.observations import attended
+from vllm_hired.layouts.llava_next import anyres_layout
 from vllm_hired.selectors import SELECTORS, make_selector
 
 ROOT = Path(__file__).parent.parent
@@ -100,12 +100,12 @@ def test_the_selector_of_the_page_keeps_exact_counts(
 
 
 def test_the_selector_of_the_page_does_what_its_docstring_says(taught: str) -> None:
-    geometry = image_geometry(672, 672, test_algorithm.REAL_PINPOINTS, 336, 14)
+    layout = anyres_layout(672, 672, test_algorithm.REAL_PINPOINTS, 336, 14)
     final = torch.ones(5, 576)
     final[2] *= 3
     final[4, 500:] = 1.5  # a little more, and these patches first
-    scores = ClsScores(torch.rand(5, 576), final)
-    chosen = make_selector(taught).select(scores, geometry, 576, Fraction(1, 2))
+    scores = attended(torch.rand(5, 576), final)
+    chosen = make_selector(taught).select(scores, layout, 576, Fraction(1, 2)).cells
     split = torch.bincount(chosen // 576, minlength=5).tolist()
     # 288 among the tiles in the ratio 576 : 1728 : 576 : 614, largest remainders first.
     assert split == [288, 48, 142, 47, 51]

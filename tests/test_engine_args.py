@@ -11,8 +11,9 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from tests.conftest import WriteCheckpoint, expect_refusal
-from vllm_hired import MODELS, register
-from vllm_hired.engine_args import parse_overrides
+from vllm_hired import register
+from vllm_hired.engine.arguments import parse_overrides
+from vllm_hired.engine.models import MODELS
 
 
 def model_config(checkpoint: Path, options: str) -> Any:
@@ -75,7 +76,7 @@ def test_bad_settings_are_refused_at_once(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"feature_strategy": "full"}, 'supports "default"'),
+        ({"feature_strategy": "full"}, 'must be "default"'),
         ({"feature_layer": [-2, -3]}, "not a list of layers"),
     ],
 )
@@ -88,7 +89,9 @@ def test_towers_that_cannot_be_used(
         model_config(folder, "--hf-overrides hired_budget=0.2")
 
 
-def test_a_tower_without_cls(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_tower_without_cls_whose_strategy_cuts_it_off(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     config = AutoConfig.from_pretrained(checkpoint)
     config.vision_config = SiglipVisionConfig(image_size=56, patch_size=7)
     for file in checkpoint.iterdir():
@@ -96,7 +99,7 @@ def test_a_tower_without_cls(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     config.save_pretrained(tmp_path)
     assert model_config(tmp_path, "")
-    with expect_refusal(match="only CLIP towers"):
+    with expect_refusal(match='must be "full"'):
         model_config(tmp_path, "--hf-overrides hired_budget=0.2")
 
 

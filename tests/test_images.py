@@ -12,7 +12,7 @@ from vllm.multimodal.parse import MultiModalDataParser
 
 from tests.front_end import served
 from tests.pictures import PICTURES, REFUSED, huge_png
-from vllm_hired.images import (
+from vllm_hired.tools.images import (
     ImageFileError,
     image_endings,
     image_files,

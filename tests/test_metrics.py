@@ -10,7 +10,7 @@ from vllm.multimodal.cache import MultiModalProcessorOnlyCache
 
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
-from vllm_hired.metrics import Metrics, metrics
+from vllm_hired.engine.metrics import Metrics, metrics
 
 NAMES = ("images", "kept", "dropped")
 

@@ -13,10 +13,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.checkpoints import REAL_PINPOINTS
 from tests.conftest import WriteCheckpoint
-from vllm_hired.cli import main
 from vllm_hired.config import HiredConfig
-from vllm_hired.inspect.tower import Inspection, inspect_image
 from vllm_hired.selectors import SELECTORS
+from vllm_hired.tools.cli import main
+from vllm_hired.tools.inspect.tower import Inspection, inspect_image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -51,7 +51,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def folder(make_checkpoint: WriteCheckpoint) -> Path:
-    """With the real vision geometry: 24 x 24 patches a tile."""
+    """With the real vision layout: 24 x 24 patches a tile."""
     return make_checkpoint(tile_size=336, patch_size=14, pinpoints=REAL_PINPOINTS)
 
 
@@ -60,7 +60,7 @@ def open_page(
 ) -> Page:
     image.save(tmp_path / "photo.png")
     out = tmp_path / "page.html"
-    arguments = [str(tmp_path / "photo.png"), "--model", str(folder), "-o", str(out)]
+    arguments = [str(folder), str(tmp_path / "photo.png"), "-o", str(out)]
     assert main(["inspect", *arguments, *options]) == 0
     page = browser.new_page()
     problems: list[str] = []
@@ -76,11 +76,11 @@ def expected(inspection: Inspection, **settings: object) -> dict[str, Any]:
     """What Python selects, as the page reports it."""
     hired = HiredConfig.from_hf_config(inspection.configured(settings))
     indices = inspection.select(hired)
-    partitions = indices // inspection.geometry.patches_per_partition
-    counts = torch.bincount(partitions, minlength=inspection.geometry.num_partitions)
+    partitions = indices // inspection.layout.cells_per_partition
+    counts = torch.bincount(partitions, minlength=inspection.layout.num_partitions)
     thumbnail, *tiles = counts.tolist()
     return {
-        "count": inspection.kept_count(hired),
+        "count": inspection.kept_count(hired).tokens,
         "indices": indices.tolist(),
         "thumbnail": thumbnail,
         "tiles": tiles,
@@ -197,7 +197,7 @@ def test_page_and_picture_number_tiles_alike(
         draw_text(draw, place, text, *rest, **options)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
-    arguments = [str(tmp_path / "photo.png"), "--model", str(folder)]
+    arguments = [str(folder), str(tmp_path / "photo.png")]
     assert main(["inspect", *arguments, "-o", str(tmp_path / "kept.png")]) == 0
     in_picture = [
         (name.capitalize(), counts.removesuffix(" patches"))
@@ -209,7 +209,7 @@ def test_page_and_picture_number_tiles_alike(
 def test_a_name_cannot_end_the_script(
     browser: Browser, folder: Path, tmp_path: Path
 ) -> None:
-    from vllm_hired.inspect.page import render_page
+    from vllm_hired.tools.inspect.page import render_page
 
     name = "</script><b id=broken>.png"
     inspection = inspect_image(str(folder), name, PHOTOGRAPHS["coffee"], {})

@@ -16,15 +16,15 @@ from tests.engine import noise_image
 from tests.front_end import FrontEnd, served
 from tests.pictures import PICTURES, REFUSED, write_all
 from tests.test_plan import plan
-from vllm_hired.cli import main
-from vllm_hired.images import read_image
+from vllm_hired.tools.cli import main
+from vllm_hired.tools.images import read_image
 
 SOME = re.compile(r"exif|xmp|turned|phone|orientation [36]|animated|icon")
 
 
 @pytest.fixture
 def model(make_checkpoint: WriteCheckpoint) -> Path:
-    """With the real vision geometry."""
+    """With the real vision layout."""
     return make_checkpoint(tile_size=336, patch_size=14, pinpoints=REAL_PINPOINTS)
 
 

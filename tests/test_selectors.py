@@ -5,40 +5,42 @@ from fractions import Fraction
 import pytest
 import torch
 
+from tests.observations import attended
 from tests.test_algorithm import REAL_PINPOINTS, scores_tensor
-from vllm_hired.geometry import Geometry, image_geometry, index_tables
-from vllm_hired.scores import ClsScores
+from vllm_hired.layouts import Layout
+from vllm_hired.layouts.llava_next import anyres_layout
 from vllm_hired.selectors import make_selector
+from vllm_hired.selectors.index_tables import index_tables
 
 HALF = Fraction(1, 2)
 
 
-def real_geometry(height: int, width: int) -> Geometry:
-    return image_geometry(height, width, REAL_PINPOINTS, 336, 14)
+def real_geometry(height: int, width: int) -> Layout:
+    return anyres_layout(height, width, REAL_PINPOINTS, 336, 14)
 
 
 def select(
-    name: str, geometry: Geometry, kept: int, seed: int = 0
+    name: str, layout: Layout, kept: int, seed: int = 0
 ) -> list[tuple[int, int]]:
     """Kept patches as (partition, patch)."""
-    scores = ClsScores(
-        scores_tensor(geometry, seed, 2**20), scores_tensor(geometry, seed + 1, 2**20)
+    scores = attended(
+        scores_tensor(layout, seed, 2**20), scores_tensor(layout, seed + 1, 2**20)
     )
-    chosen = make_selector(name).select(scores, geometry, kept, HALF).tolist()
-    return [divmod(i, geometry.patches_per_partition) for i in chosen]
+    chosen = make_selector(name).select(scores, layout, kept, HALF).cells.tolist()
+    return [divmod(i, layout.cells_per_partition) for i in chosen]
 
 
-def per_partition(chosen: list[tuple[int, int]], geometry: Geometry) -> list[int]:
+def per_partition(chosen: list[tuple[int, int]], layout: Layout) -> list[int]:
     partitions = [partition for partition, _ in chosen]
-    return [partitions.count(p) for p in range(geometry.num_partitions)]
+    return [partitions.count(p) for p in range(layout.num_partitions)]
 
 
 def test_even_gives_every_tile_the_same() -> None:
-    geometry = real_geometry(672, 672)
-    chosen = select("even", geometry, 578)
-    assert per_partition(chosen, geometry) == [289, 73, 72, 72, 72]
+    layout = real_geometry(672, 672)
+    chosen = select("even", layout, 578)
+    assert per_partition(chosen, layout) == [289, 73, 72, 72, 72]
     # Within a tile it ranks as HiRED does.
-    scores = scores_tensor(geometry, 1, 2**20)[4]
+    scores = scores_tensor(layout, 1, 2**20)[4]
     last = {patch for partition, patch in chosen if partition == 4}
     order = torch.argsort(scores, descending=True, stable=True)
     assert last == set(order[:72].tolist())
@@ -49,8 +51,8 @@ def test_even_gives_every_tile_the_same() -> None:
     [(300, [300, 0, 0, 0, 0]), (576, [576, 0, 0, 0, 0]), (600, [576, 24])],
 )
 def test_thumbnail_comes_first(kept: int, expected: list[int]) -> None:
-    geometry = real_geometry(672, 672)
-    split = per_partition(select("thumbnail", geometry, kept), geometry)
+    layout = real_geometry(672, 672)
+    split = per_partition(select("thumbnail", layout, kept), layout)
     assert split[0] == expected[0]
     assert sum(split[1:]) == sum(expected[1:])
 
@@ -58,28 +60,28 @@ def test_thumbnail_comes_first(kept: int, expected: list[int]) -> None:
 @pytest.mark.parametrize("kept", [16, 64, 144])
 def test_uniform_is_evenly_spaced(kept: int) -> None:
     """Of a square with one patch kept in each cell, no cell is missed."""
-    geometry = Geometry(patch_grid=16)
+    layout = Layout(16, 16)
     cells = 4 if kept == 16 else 8
     side = 16 // cells
     seen = {
         (patch // 16 // side, patch % 16 // side)
-        for _, patch in select("uniform", geometry, kept)
+        for _, patch in select("uniform", layout, kept)
     }
     assert len(seen) == cells**2
 
 
 def test_uniform_does_not_look_at_the_image() -> None:
-    geometry = real_geometry(500, 800)
-    one, other = (select("uniform", geometry, 345, seed) for seed in (0, 7))
+    layout = real_geometry(500, 800)
+    one, other = (select("uniform", layout, 345, seed) for seed in (0, 7))
     assert one == other
-    assert per_partition(one, geometry)[1:] == sorted(
-        per_partition(one, geometry)[1:], reverse=True
+    assert per_partition(one, layout)[1:] == sorted(
+        per_partition(one, layout)[1:], reverse=True
     )
 
 
 def test_random_is_seeded_by_the_image() -> None:
-    geometry = real_geometry(672, 672)
-    one, again, other = (select("random", geometry, 576, seed) for seed in (0, 0, 7))
+    layout = real_geometry(672, 672)
+    one, again, other = (select("random", layout, 576, seed) for seed in (0, 0, 7))
     assert one == again
     shared = len(set(one) & set(other))
     # A fifth of a fifth by chance: half of 576 in the thumbnail, the rest in tiles.
@@ -89,10 +91,10 @@ def test_random_is_seeded_by_the_image() -> None:
 
 def test_random_prefers_no_place() -> None:
     """Over many images every patch is kept about equally often."""
-    geometry = Geometry(patch_grid=8)
+    layout = Layout(8, 8)
     counts = torch.zeros(64)
     for seed in range(400):
-        for _, patch in select("random", geometry, 16, seed):
+        for _, patch in select("random", layout, 16, seed):
             counts[patch] += 1
     # Binomial(400, 1/4): mean 100, standard deviation 8.7.
     assert counts.mean() == 100
@@ -101,17 +103,19 @@ def test_random_prefers_no_place() -> None:
 
 
 def test_random_ignores_how_high_a_score_is() -> None:
-    geometry = Geometry(patch_grid=8)
+    layout = Layout(8, 8)
     scores = torch.linspace(1, 2, 64).view(1, 64)
-    kept = make_selector("random").select(ClsScores(scores, scores), geometry, 32, HALF)
+    kept = (
+        make_selector("random").select(attended(scores, scores), layout, 32, HALF).cells
+    )
     above = int((kept >= 32).sum())
     assert 6 < above < 26
 
 
 def test_capacities_bound_every_method() -> None:
     """A letterboxed canvas whose outer tiles are half padding."""
-    geometry = real_geometry(300, 1000)
-    capacity = index_tables(geometry, torch.device("cpu")).tile_capacity.tolist()
+    layout = real_geometry(300, 1000)
+    capacity = index_tables(layout, torch.device("cpu")).tile_capacity.tolist()
     for name in ("even", "uniform", "random", "thumbnail"):
-        split = per_partition(select(name, geometry, geometry.num_selectable), geometry)
+        split = per_partition(select(name, layout, layout.num_selectable), layout)
         assert split == [576, *capacity]

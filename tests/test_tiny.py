@@ -23,7 +23,8 @@ from benchmarks.tiny.labels import BACKGROUND, IGNORE, SEEN, UNSEEN, patch_label
 from benchmarks.tiny.losses import TowerHeads, answer_loss, drop_tokens
 from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
 from benchmarks.tiny.samples import Sample, Samples
-from vllm_hired.geometry import image_geometry, index_tables
+from vllm_hired.layouts.llava_next import anyres_layout
+from vllm_hired.selectors.index_tables import index_tables
 
 
 def scenes(count: int, is_held_out: bool = False) -> list[Scene]:
@@ -109,13 +110,13 @@ def test_the_stock_sequence_is_hfs() -> None:
         make_config(TINY, make_tokenizer())
     )
     for height, width in ((224, 224), (200, 190), (101, 330), (330, 101)):
-        geometry = image_geometry(height, width, TINY.pinpoints, TILE, PATCH)
-        features = torch.randn(geometry.num_partitions, 64, TINY.text_hidden)
+        layout = anyres_layout(height, width, TINY.pinpoints, TILE, PATCH)
+        features = torch.randn(layout.num_partitions, 64, TINY.text_hidden)
         newline = torch.randn(TINY.text_hidden)
         (packed,), _ = model.model.pack_image_features(
             [features], torch.tensor([[height, width]]), "default", newline
         )
-        rows = visual_rows(features.flatten(0, 1), geometry, newline, None)
+        rows = visual_rows(features.flatten(0, 1), layout, newline, None)
         assert torch.equal(rows, packed)
 
 
@@ -159,8 +160,8 @@ def test_each_card_has_a_middle_in_the_thumbnail_and_in_one_tile(number: int) ->
 
 def shares_that_stay(sample: Sample, keep: torch.Tensor) -> list[float] | None:
     """Of background patches and of patches on cards; None where no card is."""
-    assert keep.shape == (sample.geometry.num_selectable,)
-    order = index_tables(sample.geometry, torch.device("cpu")).sequence
+    assert keep.shape == (sample.layout.num_selectable,)
+    order = index_tables(sample.layout, torch.device("cpu")).sequence
     on_card = (sample.labels.digits.flatten() != BACKGROUND)[order]
     if not on_card.any():
         return None
@@ -235,7 +236,7 @@ def test_packed_questions_cost_what_each_costs_alone() -> None:
     source = Samples(3, 0, 1, 0, 0, TASKS)
     samples = [source.sample(number) for number in range(5)]
     samples = [
-        type(s)(s.tiles.float(), s.labels, s.geometry, s.questions) for s in samples
+        type(s)(s.tiles.float(), s.labels, s.layout, s.questions) for s in samples
     ]
     losses, count = 0.0, 0
     with torch.inference_mode():
@@ -248,7 +249,7 @@ def test_packed_questions_cost_what_each_costs_alone() -> None:
                 answer.append(tokenizer.eos_token_id)
                 image = [
                     model.config.image_token_index
-                ] * sample.geometry.num_stock_tokens
+                ] * sample.layout.num_stock_tokens
                 ids = [
                     *tokenizer(before).input_ids,
                     *image,

@@ -22,7 +22,7 @@ from benchmarks.tiny.labels import BACKGROUND, IGNORE, patch_labels
 from benchmarks.tiny.model import CHECKPOINT, PATCH, TILE, TINY, prompt_of
 from tests.conftest import MakeEngine
 from tests.reference import Reference
-from vllm_hired.scores import cls_attention
+from vllm_hired.towers.attention import cls_attention
 
 SAMPLES = held_out(50)
 FULL = 0.85

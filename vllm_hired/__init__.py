@@ -2,21 +2,6 @@
 
 __version__ = "0.1.0"
 
-_SERVED = {
-    "LlavaNextForConditionalGeneration": "vllm_hired.models.llava_next",
-    "LlavaForConditionalGeneration": "vllm_hired.models.llava",
-}
-"""Upstream's architecture -> the module of our class, called `Hired...` after it."""
-
-# Under both names: asked for by ours, a model fails to load where the plugin is
-# missing, instead of being served as stock.
-MODELS = {
-    name: f"{module}:Hired{upstream}"
-    for upstream, module in _SERVED.items()
-    for name in (upstream, f"Hired{upstream}")
-}
-"""Architecture in a checkpoint's config -> `module:Class`, imported when served."""
-
 
 def register() -> None:
     """Entry point `vllm.general_plugins: hired`; runs in every vLLM process.
@@ -25,8 +10,9 @@ def register() -> None:
     """
     from vllm import ModelRegistry
 
-    from vllm_hired.engine_args import read_hired_overrides
+    from vllm_hired.engine.arguments import wrap_create_model_config
+    from vllm_hired.engine.models import MODELS
 
     for architecture, model in MODELS.items():
         ModelRegistry.register_model(architecture, model)
-    read_hired_overrides()
+    wrap_create_model_config()

@@ -1,123 +1,77 @@
-"""How many tokens to keep: of an image, of its thumbnail, of each tile.
+"""How many tokens to keep: of an image, and of its thumbnail. Integers alone.
 
-Counts of an image are Python integers, known before any pixel is encoded. Only the
-split among tiles depends on content; it stays on the device, in exact integers, so
-that every device and every tensor-parallel rank arrives at the same split.
+They are known before any pixel is encoded. Only the split among tiles depends on
+content; `vllm_hired.selectors.allocation` has it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
 
-import torch
-from torch import Tensor
-
-from vllm_hired.geometry import Geometry
+from vllm_hired.layouts.base import Layout
 
 
-def kept_count(geometry: Geometry, budget: Fraction, token_cap: int | None) -> int:
-    """`K`, the number of embeddings that an image hands to the LLM.
+@dataclass(frozen=True)
+class KeptCount:
+    """What an image hands to the LLM.
 
-    `clamp(floor(rho * P * N), 1, N + V_sub)`, at most `token_cap`. At `rho = 1` it is
-    the stock count, newline tokens included, unless the cap is lower.
+    Attributes:
+        tokens: `K`, an exact number of embeddings.
+        is_undropped: whether these are stock vLLM's, separators included.
     """
-    cap = geometry.num_stock_tokens if token_cap is None else token_cap
-    if budget == 1:
-        if geometry.num_stock_tokens <= cap:
-            return geometry.num_stock_tokens
-        return min(geometry.num_selectable, cap)
-    total = geometry.num_partitions * geometry.patches_per_partition
-    wanted = budget.numerator * total // budget.denominator
-    return min(max(wanted, 1), geometry.num_selectable, cap)
+
+    tokens: int
+    is_undropped: bool
 
 
-def split_thumbnail(geometry: Geometry, kept: int, alpha: Fraction) -> tuple[int, int]:
+def kept_count(layout: Layout, budget: Fraction, token_cap: int | None) -> KeptCount:
+    """`K` of an image.
+
+    `clamp(floor(rho * P * N), least_kept, N + V_sub)`, at most `token_cap`. At
+    `rho = 1` the image stays as it is in stock vLLM, unless the cap is lower.
+    """
+    cap = layout.num_stock_tokens if token_cap is None else token_cap
+    if budget == 1 and layout.num_stock_tokens <= cap:
+        return KeptCount(layout.num_stock_tokens, is_undropped=True)
+    wanted = budget.numerator * layout.num_cells // budget.denominator
+    kept = min(max(wanted, layout.least_kept), layout.num_selectable, cap)
+    return KeptCount(kept, is_undropped=False)
+
+
+def split_thumbnail(layout: Layout, kept: int, alpha: Fraction) -> tuple[int, int]:
     """`(K_thumb, K_sub)`: tokens of the thumbnail and of all tiles together.
 
     What the tiles cannot hold goes back to the thumbnail.
     """
     thumbnail = min(
-        alpha.numerator * kept // alpha.denominator, geometry.patches_per_partition
+        alpha.numerator * kept // alpha.denominator, layout.num_thumbnail_cells
     )
-    tiles = min(kept - thumbnail, geometry.num_valid_tile_patches)
+    tiles = min(kept - thumbnail, layout.num_valid_tile_cells)
     return kept - tiles, tiles
 
 
-def weight_bits(geometry: Geometry) -> int:
-    """Bits to which scores are read before they become whole-number tile weights.
+def proportional_quotas(capacities: Sequence[int], total: int) -> tuple[int, ...]:
+    """Splits `total` in proportion to `capacities`, none above its capacity.
 
-    24, the precision of float32, unless the canvas is so large that the product of
-    a weight and a count would leave 63 bits.
-    """
-    overlaps = geometry.patches_per_partition * geometry.num_valid_tile_patches
-    total = geometry.num_partitions * geometry.patches_per_partition
-    return min(24, 62 - (overlaps * total).bit_length())
-
-
-def whole_weights(scores: Tensor, bits: int) -> Tensor:
-    """Scores as whole numbers of which the largest has `bits` bits.
-
-    Scaled by a power of two, so that only what lies below the last bit is rounded.
+    Largest remainder, ties to the lower index.
 
     Args:
-        scores: any shape, floating point, not negative; NaN counts as 0.
+        capacities: valid cells of each partition, say.
+        total: at most the sum of `capacities`.
 
     Returns:
-        Same shape, float64, whole numbers up to `2 ** bits`.
+        As many integers as `capacities`, which sum to `total`.
     """
-    scores = scores.double().nan_to_num(nan=0.0).clamp(min=0.0)
-    exponent = torch.frexp(scores.amax()).exponent
-    # In float64, because a power of two of tiny scores is beyond float32.
-    return torch.ldexp(scores, (bits - exponent).double()).round()
+    whole = max(1, sum(capacities))
+    quotas = [total * capacity // whole for capacity in capacities]
+    remainders = [total * capacity % whole for capacity in capacities]
+    order = sorted(range(len(quotas)), key=lambda i: -remainders[i])
+    for i in order[: total - sum(quotas)]:
+        quotas[i] += 1
+    return tuple(quotas)
 
 
-def most_full(capacities: Sequence[int], total: int) -> int:
-    """How many tiles `total` tokens can fill at most: the smallest ones first."""
-    return sum(filled <= total for filled in accumulate(sorted(capacities)))
-
-
-def allocate(weights: Tensor, capacity: Tensor, total: int, rounds: int) -> Tensor:
-    """Splits `total` in proportion to `weights`, none above its capacity.
-
-    While a tile's share of what is left reaches its capacity, every such tile is
-    filled and the rest shared among the others; then largest remainder, ties to the
-    lower index. Where all open weights are zero, capacities stand in for them.
-
-    Args:
-        weights: `[T]` int64, not negative, so small that `weights.sum() *
-            max(total, capacity.max())` stays below `2 ** 63`.
-        capacity: `[T]` int64.
-        total: at most `capacity.sum()`.
-        rounds: at least how many tiles can be filled; see `most_full`. On a GPU the
-            operators of needless rounds cost more than their arithmetic.
-
-    Returns:
-        `[T]` int64 that sums to `total` exactly. Nothing is read back to the host.
-    """
-    split = torch.zeros_like(capacity)
-    is_open = torch.ones_like(capacity, dtype=torch.bool)
-
-    def open_weights() -> Tensor:
-        own = weights * is_open
-        return torch.where(own.sum() > 0, own, capacity * is_open)
-
-    # Each round fills a tile or changes nothing.
-    for _ in range(rounds):
-        shares = open_weights()
-        full = is_open & ((total - split.sum()) * shares >= capacity * shares.sum())
-        split = torch.where(full, capacity, split)
-        is_open = is_open & ~full
-
-    shares = open_weights()
-    left = total - split.sum()
-    divisor = shares.sum().clamp(min=1)
-    floors = left * shares // divisor
-    remainders = left * shares % divisor
-    order = torch.argsort(remainders, descending=True, stable=True)
-    return split + floors + (ranks(order) < left - floors.sum())
-
-
-def ranks(order: Tensor) -> Tensor:
-    """Inverse of the permutations in the last dimension of `order` (int64)."""
-    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, places)
+def share_of(count: int, share: float) -> int:
+    """`share` of `count`, rounded up. The share is the decimal that the user wrote."""
+    exact = Fraction(str(share))
+    return -(-exact.numerator * count // exact.denominator)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.tiny.data import Scene
-from vllm_hired.geometry import image_geometry
+from vllm_hired.layouts.llava_next import anyres_layout
 
 BACKGROUND = 10
 IGNORE = -100
@@ -35,7 +35,7 @@ def patch_labels(
     """Labels of a scene's partitions, as the image processor makes them."""
     width, height = scene.image.size
     # In patches of one pixel, so that lengths are pixels of the canvas.
-    pixels = image_geometry(height, width, pinpoints, tile, 1)
+    pixels = anyres_layout(height, width, pinpoints, tile, 1)
     g = tile // patch
     parts = [_label(scene, (0, 0, tile, tile), g, g)]
     if pixels.num_tiles:

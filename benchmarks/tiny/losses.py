@@ -14,8 +14,8 @@ from torch.nn import functional
 from benchmarks.tiny.labels import BACKGROUND, IGNORE
 from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
 from benchmarks.tiny.samples import Sample
-from vllm_hired.geometry import index_tables
-from vllm_hired.inspect.tower import inner_tower
+from vllm_hired.selectors.index_tables import index_tables
+from vllm_hired.tools.inspect.tower import inner_tower
 
 Generator = np.random.Generator
 GRID = TILE // PATCH
@@ -117,7 +117,7 @@ def drop_tokens(sample: Sample, rng: Generator, even: bool = False) -> Tensor | 
         of_partitions = torch.from_numpy(0.02 ** rng.random((len(digits), 1)))
         on_card = torch.where(digits == BACKGROUND, 0.0, rng.uniform(0.6, 1.0))
         chances = torch.maximum(of_partitions, on_card)
-    order = index_tables(sample.geometry, torch.device("cpu")).sequence
+    order = index_tables(sample.layout, torch.device("cpu")).sequence
     return torch.from_numpy(rng.random(len(order))) < chances.flatten()[order]
 
 
@@ -210,7 +210,7 @@ def answer_loss(
             model,
             tokenizer,
             sample,
-            visual_rows(own.flatten(0, 1), sample.geometry, inner.image_newline, keep),
+            visual_rows(own.flatten(0, 1), sample.layout, inner.image_newline, keep),
         )
         for sample, own, keep in zip(
             samples, projected.split(counts), keeps, strict=True

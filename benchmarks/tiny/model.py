@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.checkpoints import Shape
-from vllm_hired.geometry import Geometry, index_tables
+from vllm_hired.layouts import Layout
+from vllm_hired.selectors.index_tables import index_tables
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "llava-next-tiny"
 """The committed one."""
@@ -39,7 +40,7 @@ def prompt_of(question: str) -> tuple[str, str]:
 
 def visual_rows(
     features: Tensor,
-    geometry: Geometry,
+    layout: Layout,
     newline: Tensor,
     keep: Tensor | None,
 ) -> Tensor:
@@ -47,15 +48,15 @@ def visual_rows(
 
     Args:
         features: `[P * N, hidden]`, projected.
-        geometry: of the image.
+        layout: of the image.
         newline: `[hidden]`.
         keep: `[N + V_sub]` bool over the sequence, or None for the stock sequence
             with its newline tokens.
     """
-    rows = features[index_tables(geometry, features.device).sequence]
+    rows = features[index_tables(layout, features.device).sequence]
     if keep is not None:
         return rows[keep.to(rows.device)]
-    n = geometry.patches_per_partition
-    canvas = rows[n:].view(geometry.height, geometry.width, -1)
-    ends = newline.expand(geometry.height, 1, -1)
+    n = layout.cells_per_partition
+    canvas = rows[n:].view(layout.height, layout.width, -1)
+    ends = newline.expand(layout.height, 1, -1)
     return torch.cat((rows[:n], torch.cat((canvas, ends), dim=1).flatten(0, 1)))

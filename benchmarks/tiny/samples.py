@@ -12,7 +12,8 @@ from benchmarks.checkpoints import make_processor, make_tokenizer
 from benchmarks.tiny.data import Question, Scene, Task, make_crowd, make_scene
 from benchmarks.tiny.labels import Labels, patch_labels
 from benchmarks.tiny.model import PATCH, TILE, TINY
-from vllm_hired.geometry import Geometry, image_geometry
+from vllm_hired.layouts import Layout
+from vllm_hired.layouts.llava_next import anyres_layout
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Sample:
 
     tiles: Tensor
     labels: Labels
-    geometry: Geometry
+    layout: Layout
     questions: list[Question]
 
 
@@ -59,7 +60,7 @@ class Samples(IterableDataset[list[Sample]]):
         return Sample(
             tiles=pixels.to(torch.bfloat16),
             labels=patch_labels(scene, TINY.pinpoints, TILE, PATCH),
-            geometry=image_geometry(height, width, TINY.pinpoints, TILE, PATCH),
+            layout=anyres_layout(height, width, TINY.pinpoints, TILE, PATCH),
             questions=[task(rng, scene) for task in self.tasks],
         )
 

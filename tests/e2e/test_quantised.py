@@ -14,6 +14,7 @@ from tests.e2e.test_generation import ONE, TWO
 from tests.engine import prompt
 from tests.quantised import SCHEMES, quantise_checkpoint
 from tests.reference import Reference
+from vllm_hired.selectors.base import Selection
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -39,10 +40,10 @@ def test_equals_hf_with_the_weights_that_are_meant(
     embeddings: list[Tensor] = []
     select, embed = model.selector.select, model.embed_multimodal
 
-    def record_kept(*args: Any) -> Tensor:
-        indices: Tensor = select(*args)
-        kept.append(indices.tolist())
-        return indices
+    def record_kept(*args: Any) -> Selection:
+        selection: Selection = select(*args)
+        kept.append(selection.cells.tolist())
+        return selection
 
     def record_embeddings(**kwargs: Any) -> list[Tensor]:
         rows: list[Tensor] = embed(**kwargs)

@@ -1,73 +1,162 @@
 """What all selection methods share: masks, exact counts and sequence order."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from vllm_hired.budget import allocate, most_full, ranks, split_thumbnail
-from vllm_hired.geometry import Geometry, index_tables
-from vllm_hired.scores import ClsScores
+from vllm_hired.budget import split_thumbnail
+from vllm_hired.layouts.base import Layout
+from vllm_hired.selectors.allocation import allocate, most_full, ranks
+from vllm_hired.selectors.index_tables import index_tables
+from vllm_hired.towers import Tower
+from vllm_hired.towers.observation import Observation, Quantity
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is kept of one image.
+
+    Attributes:
+        cells: `[K]` int64 flat cell indices in sequence order.
+        rows: `[K, D]` features where a method combines cells, one for each of `cells`;
+            None where the kept cells' own features go on.
+    """
+
+    cells: Tensor
+    rows: Tensor | None = None
 
 
 class Selector(ABC):
-    """A method gives tile weights and token scores; the rest is common.
+    """A selection method.
 
     The first line of a method's docstring is how `vllm-hired inspect` presents it.
-    Weights and scores do not depend on the budget.
 
     Attributes:
-        fixed_alpha: the thumbnail's share where a method does not leave it to
-            `hired_alpha`.
+        needs: what must be observed for it; nothing else is.
+        version: raised whenever the method keeps other cells than before at the same
+            settings; it enters the hash of an image.
+        uses_alpha: whether `hired_alpha` means anything to it.
     """
 
-    fixed_alpha: Fraction | None = None
+    needs: ClassVar[frozenset[Quantity]] = frozenset()
+    version: ClassVar[int] = 1
+    uses_alpha: ClassVar[bool] = True
+
+    def needs_on(self, tower: Tower) -> frozenset[Quantity]:
+        """What must be observed on a kind of tower; `needs` unless overridden."""
+        return self.needs
 
     @abstractmethod
-    def tile_weights(self, scores: ClsScores, geometry: Geometry) -> Tensor:
-        """How the tiles' budget is shared: `[R * C]` int64, not negative.
-
-        Bounded as `vllm_hired.budget.allocate` says; see `whole_weights` there.
-        """
-
-    @abstractmethod
-    def token_scores(self, scores: ClsScores, geometry: Geometry) -> Tensor:
-        """What ranks the patches within each partition: `[P, N]` floating point."""
-
     def select(
-        self, scores: ClsScores, geometry: Geometry, kept: int, alpha: Fraction
-    ) -> Tensor:
-        """Chooses exactly `kept` patches of one image.
+        self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
+    ) -> Selection:
+        """Chooses exactly `kept` cells of one image.
 
-        In each partition the valid patches of highest score stay, ties to the lower
-        index. Sizes are known beforehand, so nothing is read back to the host.
+        Sizes are known beforehand, so nothing is read back to the host.
 
         Args:
-            scores: of this image's `P` partitions.
-            geometry: of this image.
-            kept: `K`, at most `geometry.num_selectable`.
+            observation: of this image, with all of `needs`.
+            layout: of this image.
+            kept: `K`, at most `layout.num_selectable`.
             alpha: the thumbnail's share.
-
-        Returns:
-            `[kept]` int64 flat patch indices in sequence order.
         """
-        device = scores.final.device
-        tables = index_tables(geometry, device)
-        alpha = alpha if self.fixed_alpha is None else self.fixed_alpha
-        thumbnail, tiles = split_thumbnail(geometry, kept, alpha)
+
+
+class ScoreSelector(Selector):
+    """A method that gives tile weights and token scores; the rest is common.
+
+    Weights and scores do not depend on the budget.
+    """
+
+    @abstractmethod
+    def tile_weights(self, observation: Observation, layout: Layout) -> Tensor:
+        """How the tiles' budget is shared: `[R * C]` int64, not negative.
+
+        Bounded as `allocation.allocate` says; see `integer_weights` there.
+        """
+
+    @abstractmethod
+    def token_scores(self, observation: Observation, layout: Layout) -> Tensor:
+        """What ranks the cells within each partition: `[P, N]` floating point."""
+
+    def thumbnail_share(self, layout: Layout, alpha: Fraction) -> Fraction:
+        """The thumbnail's share of the budget; `hired_alpha` unless overridden."""
+        return alpha
+
+    def select(
+        self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
+    ) -> Selection:
+        """In each partition the valid cells of highest score stay, ties to the lower
+        index."""
+        tables = index_tables(layout, observation.device)
+        alpha = self.thumbnail_share(layout, alpha)
+        thumbnail, tiles = split_thumbnail(layout, kept, alpha)
         split = allocate(
-            self.tile_weights(scores, geometry),
+            self.tile_weights(observation, layout),
             tables.tile_capacity,
             tiles,
-            most_full(geometry.tile_capacities, tiles),
+            most_full(layout.tile_capacities, tiles),
         )
-        quota = torch.nn.functional.pad(split, (1, 0), value=thumbnail)
+        quota = partition_quota(layout, thumbnail, split)
 
-        token_scores = self.token_scores(scores, geometry).nan_to_num(nan=0.0)
-        token_scores = token_scores.masked_fill(~tables.valid, -torch.inf)
-        order = torch.argsort(token_scores, dim=-1, descending=True, stable=True)
-        dropped = ranks(order) >= quota[:, None]
+        scores = self.token_scores(observation, layout).nan_to_num(nan=0.0)
+        scores = scores.masked_fill(~tables.valid, -torch.inf)
+        order = torch.argsort(scores, dim=-1, descending=True, stable=True)
+        return Selection(in_sequence(ranks(order) < quota[:, None], layout, kept))
 
-        in_sequence = dropped.flatten()[tables.sequence]
-        return tables.sequence[torch.argsort(in_sequence, stable=True)[:kept]]
+
+def partition_quota(layout: Layout, thumbnail: int, split: Tensor) -> Tensor:
+    """`[P]` int64: tokens of each partition, from the thumbnail's and `[R * C]`."""
+    if layout.thumbnail == "none":
+        return split
+    sides = (1, 0) if layout.thumbnail == "first" else (0, 1)
+    return torch.nn.functional.pad(split, sides, value=thumbnail)
+
+
+def in_sequence(is_kept: Tensor, layout: Layout, kept: int) -> Tensor:
+    """`[kept]` int64 flat cell indices in sequence order.
+
+    Args:
+        is_kept: `[P, N]` bool with `kept` valid cells.
+        layout: of the image.
+        kept: `K`.
+    """
+    sequence = index_tables(layout, is_kept.device).sequence
+    is_dropped = ~is_kept.flatten()[sequence]
+    return sequence[torch.argsort(is_dropped, stable=True)[:kept]]
+
+
+def kept_rows(
+    features: Tensor, selections: Sequence[Selection], layouts: Sequence[Layout]
+) -> Tensor:
+    """What a batch of images hands to the projector.
+
+    Args:
+        features: `[sum of P, N, D]`, the partitions of all images, one after another.
+        selections: per image.
+        layouts: per image.
+
+    Returns:
+        `[sum of K, D]`, image by image.
+    """
+    if any(selection.rows is not None for selection in selections):
+        partitions = features.split([layout.num_partitions for layout in layouts])
+        return torch.cat(
+            [
+                own.flatten(0, 1)[selection.cells]
+                if selection.rows is None
+                else selection.rows
+                for own, selection in zip(partitions, selections, strict=True)
+            ]
+        )
+    offset = 0
+    cells = []
+    for selection, layout in zip(selections, layouts, strict=True):
+        cells.append(selection.cells + offset)
+        offset += layout.num_cells
+    return features.flatten(0, 1)[torch.cat(cells)]

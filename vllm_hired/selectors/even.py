@@ -3,15 +3,23 @@
 import torch
 from torch import Tensor
 
-from vllm_hired.geometry import Geometry
-from vllm_hired.scores import ClsScores
-from vllm_hired.selectors.hired import HiredSelector
+from vllm_hired.layouts.base import Layout
+from vllm_hired.selectors.base import ScoreSelector
+from vllm_hired.towers.observation import Observation
 
 
-class EvenSelector(HiredSelector):
-    """Every tile gets the same; late attention ranks patches."""
+class EvenSelector(ScoreSelector):
+    """Every tile gets the same; late attention ranks patches.
 
-    def tile_weights(self, scores: ClsScores, geometry: Geometry) -> Tensor:
+    Quotas: the thumbnail's by `hired_alpha`. Ranking is within each partition.
+    """
+
+    needs = frozenset({"final_attention"})
+
+    def tile_weights(self, observation: Observation, layout: Layout) -> Tensor:
         return torch.ones(
-            geometry.num_tiles, dtype=torch.int64, device=scores.init.device
+            layout.num_tiles, dtype=torch.int64, device=observation.device
         )
+
+    def token_scores(self, observation: Observation, layout: Layout) -> Tensor:
+        return observation.final_attention

@@ -7,26 +7,36 @@ the thumbnail into row strips instead of quadrants, and loses what rounding leav
 
 from torch import Tensor
 
-from vllm_hired.budget import weight_bits, whole_weights
-from vllm_hired.geometry import Geometry, index_tables
-from vllm_hired.scores import ClsScores
-from vllm_hired.selectors.base import Selector
+from vllm_hired.layouts.base import Layout
+from vllm_hired.selectors.allocation import integer_weights, weight_bits
+from vllm_hired.selectors.base import ScoreSelector
+from vllm_hired.selectors.index_tables import index_tables
+from vllm_hired.towers.observation import Observation
 
 
-class HiredSelector(Selector):
-    """Early attention shares the budget among tiles, late attention ranks patches."""
+class HiredSelector(ScoreSelector):
+    """Early attention shares the budget among tiles, late attention ranks patches.
 
-    def tile_weights(self, scores: ClsScores, geometry: Geometry) -> Tensor:
+    Quotas: the thumbnail's by `hired_alpha`, the tiles' by the init layer's attention
+    over the thumbnail. Ranking is within each partition.
+    """
+
+    needs = frozenset({"init_attention", "final_attention"})
+
+    def tile_weights(self, observation: Observation, layout: Layout) -> Tensor:
         """Thumbnail attention on each tile's part of the valid rectangle, by area.
 
-        `W = Oy^T A Ox`. Attention and overlaps are whole numbers, so that the sums
-        are exact whatever their order.
+        `W = Oy^T A Ox`. Attention and overlaps are integers, so that the sums are
+        exact whatever their order. Without a thumbnail tiles share by their area.
         """
-        tables = index_tables(geometry, scores.init.device)
-        attention = whole_weights(scores.init[0], weight_bits(geometry))
-        attention = attention.view(geometry.patch_grid, geometry.patch_grid)
+        tables = index_tables(layout, observation.device)
+        if layout.thumbnail_partition is None:
+            return tables.tile_capacity
+        attention = observation.init_attention[layout.thumbnail_partition]
+        attention = integer_weights(attention, weight_bits(layout))
+        attention = attention.view(layout.rows, layout.cols)
         weights = tables.row_overlap.T @ attention @ tables.col_overlap
         return weights.long().flatten()
 
-    def token_scores(self, scores: ClsScores, geometry: Geometry) -> Tensor:
-        return scores.final
+    def token_scores(self, observation: Observation, layout: Layout) -> Tensor:
+        return observation.final_attention

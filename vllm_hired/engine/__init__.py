@@ -1,0 +1,1 @@
+"""What touches vLLM: its front end and its workers."""

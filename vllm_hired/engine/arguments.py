@@ -1,0 +1,124 @@
+"""`--hf-overrides hired_budget=0.2`, and a clear word at start-up."""
+
+import json
+from functools import cache, wraps
+from typing import Any
+
+from vllm.config import ModelConfig
+from vllm.engine.arg_utils import EngineArgs
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.utils.torch_utils import set_default_torch_num_threads
+
+from vllm_hired.config import (
+    OBSTACLE,
+    HiredConfig,
+    given_settings,
+    refuse_settings_among,
+)
+from vllm_hired.engine.models import MODELS
+from vllm_hired.errors import HiredConfigError
+
+
+@cache
+def wrap_create_model_config() -> None:
+    """Wraps `EngineArgs.create_model_config`, once, to read overrides that are not
+    JSON and to refuse settings that cannot be used before any process is started."""
+    upstream = EngineArgs.create_model_config
+
+    @wraps(upstream)
+    def create_model_config(self: EngineArgs) -> ModelConfig:
+        if isinstance(self.hf_overrides, str):
+            self.hf_overrides = parse_overrides(self.hf_overrides)
+        refuse_settings_among(self.mm_processor_kwargs)
+        model_config = upstream(self)
+        check_engine(self, model_config)
+        return model_config
+
+    EngineArgs.create_model_config = create_model_config
+
+
+def parse_overrides(text: str) -> dict[str, Any]:
+    """`key=value[,key=value]` with values as in JSON, or else plain text.
+
+    Raises:
+        ValueError: a part is not `key=value`.
+    """
+    overrides = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(
+                f"--hf-overrides {text!r} is neither JSON nor key=value[,key=value], "
+                "as in --hf-overrides hired_budget=0.2"
+            )
+        try:
+            overrides[key.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            overrides[key.strip()] = value.strip()
+    return overrides
+
+
+def check_engine(args: EngineArgs, model_config: ModelConfig) -> None:
+    """Refuses a budget that this engine, this model or this vLLM cannot honour.
+
+    Here and not in the processing info, whose `ValueError` vLLM takes for "serves text
+    only". Where no setting is given nothing is refused, and what stands against
+    dropping is left on the HF config for requests that ask for a budget.
+
+    Raises:
+        HiredConfigError
+    """
+    hf_config = model_config.hf_config
+    given = given_settings(hf_config)
+    if model_config.architecture not in MODELS:
+        for key, value in given.items():
+            raise HiredConfigError(
+                key,
+                value,
+                f"vllm_hired serves {', '.join(MODELS)}, and vLLM serves this model as "
+                f"{model_config.architecture} (model_impl={model_config.model_impl!r})",
+            )
+        return
+    if (refused := refused_option(args)) is not None:
+        setattr(hf_config, OBSTACLE, refused)
+    if not given:
+        return
+    hired = HiredConfig.from_hf_config(hf_config)
+    if hired.token_cap and args.enable_lora and args.enable_tower_connector_lora:
+        raise HiredConfigError(
+            "hired_token_cap",
+            hired.token_cap,
+            "not together with --enable-tower-connector-lora: images that stay whole "
+            "take a second forward, which would get others' adapters",
+        )
+    if hired.is_active(hired.max_budget) or hired.is_active(hired.budget):
+        check_processor(model_config)
+
+
+def refused_option(args: EngineArgs) -> tuple[str, object, str] | None:
+    """An option under which a tower's hooks would not run, as the arguments of a
+    `HiredConfigError`."""
+    for option in ("compile_mm_encoder", "cudagraph_mm_encoder"):
+        value = getattr(args.compilation_config, option, False)
+        if value:
+            return (
+                f"compilation_config.{option}",
+                value,
+                "not with a budget: attention is read by hooks on the vision tower, "
+                "which a compiled or captured tower does not call",
+            )
+    return None
+
+
+def check_processor(model_config: ModelConfig) -> None:
+    """Sends a dummy image through the processor that the engine will have.
+
+    Raises:
+        HiredConfigError: see `HiredMultiModalProcessorMixin.check_dropping`.
+    """
+    has_images = model_config.get_multimodal_config().get_limit_per_prompt("image") > 0
+    if model_config.skip_tokenizer_init or not has_images:
+        return
+    # A team of threads would not survive the fork of an engine process.
+    with set_default_torch_num_threads(1):
+        MULTIMODAL_REGISTRY.create_processor(model_config).check_dropping()

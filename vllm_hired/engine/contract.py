@@ -1,0 +1,136 @@
+"""What this package relies on in vLLM, compared with the vLLM that is installed.
+
+vLLM calls our overrides by their upstream names and mostly by keyword. A release that
+renames one would go on to serve, and drop nothing or fail in the middle of a request.
+So a budget is refused by name where something is missing, on releases too that did not
+exist when this was written.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from inspect import Parameter, signature
+from types import CodeType
+from typing import Any
+
+import vllm
+from vllm.engine.arg_utils import EngineArgs
+
+_MODELS = "vllm.model_executor.models"
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "clip:CLIPVisionModel.__init__": ("vision_model",),
+    "clip:CLIPVisionTransformer.__init__": ("encoder",),
+    "clip:CLIPEncoder.__init__": ("layers",),
+    "clip:CLIPEncoderLayer.__init__": ("self_attn",),
+    "clip:CLIPAttention.__init__": (
+        *("attn", "num_heads_per_partition", "scale", "tp_size"),
+    ),
+    "clip:CLIPAttention.forward": ("attn",),
+    "siglip:SiglipVisionModel.__init__": ("vision_model",),
+    "siglip:SiglipVisionTransformer.__init__": ("encoder",),
+    "siglip:SiglipEncoder.__init__": ("layers",),
+    "siglip:SiglipEncoderLayer.__init__": ("self_attn",),
+    "siglip:SiglipAttention.__init__": (
+        *("attn", "num_heads_per_partition", "scale", "tp_size"),
+    ),
+    "siglip:SiglipAttention.forward": ("attn",),
+    "llava:LlavaForConditionalGeneration.__init__": (
+        *("vision_tower", "multi_modal_projector"),
+    ),
+    "llava:LlavaForConditionalGeneration._image_pixels_to_features": (),
+    "llava_next:LlavaNextForConditionalGeneration.__init__": (
+        *("vision_tower", "multi_modal_projector"),
+    ),
+    "llava_next:LlavaNextForConditionalGeneration._image_pixels_to_features": (),
+}
+"""Method of a module of vLLM's models -> the attributes that it must mention, because
+`attention` and `models.base` read the tower and the projector by them."""
+
+
+def contract_problem(*classes: type) -> str | None:
+    """What the installed vLLM lacks of all that `classes` of ours rely on, or None.
+
+    Args:
+        classes: the model class, its processor's and its processing info's.
+    """
+    problem = next(_problems(classes), None)
+    return problem and f"vLLM {vllm.__version__} does not fit vllm_hired: {problem}"
+
+
+def _problems(classes: tuple[type, ...]) -> Iterator[str]:
+    for cls in classes:
+        yield from override_problems(cls)
+    yield from _attribute_problems()
+    yield from wrap_problems()
+
+
+def override_problems(cls: type) -> Iterator[str]:
+    """Methods of ours, marked `@override`, that upstream lacks or calls otherwise."""
+    for place, ours in enumerate(cls.__mro__):
+        for name, method in vars(ours).items():
+            if not getattr(method, "__override__", False):
+                continue
+            upstream = next(
+                (
+                    vars(base)[name]
+                    for base in cls.__mro__[place + 1 :]
+                    if name in vars(base) and not _is_ours(base)
+                ),
+                None,
+            )
+            if upstream is None:
+                yield f"{ours.__name__} overrides {name}, which vLLM no longer has"
+            elif wrong := _other_parameters(method, upstream):
+                yield (
+                    f"vLLM calls {name} of {ours.__name__} with other parameters: "
+                    + (", ".join(sorted(wrong)))
+                )
+
+
+def wrap_problems() -> Iterator[str]:
+    """The method that `engine_args` wraps, if it is gone or takes other parameters."""
+    wrapped = getattr(EngineArgs, "create_model_config", None)
+    if wrapped is None or {*signature(wrapped).parameters} != {"self"}:
+        yield "EngineArgs.create_model_config() is gone or takes parameters now"
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _other_parameters(ours: Any, upstream: Any) -> set[str]:
+    """Names that one of two functions knows and the other does not accept."""
+    mine, theirs = signature(ours).parameters, signature(upstream).parameters
+    variadic = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
+    accepts_any = any(p.kind is Parameter.VAR_KEYWORD for p in mine.values())
+    given = {name for name, p in theirs.items() if p.kind not in variadic}
+    needed = {
+        name
+        for name, p in mine.items()
+        if p.kind not in variadic and p.default is Parameter.empty
+    }
+    passed_on = any(p.kind in variadic for p in theirs.values())
+    unknown = set() if accepts_any else given - set(mine)
+    return unknown | (set() if passed_on else needed - given)
+
+
+def _attribute_problems() -> Iterator[str]:
+    for path, attributes in ATTRIBUTES.items():
+        module, _, qualified = path.partition(":")
+        class_name, _, method = qualified.partition(".")
+        cls = getattr(import_module(f"{_MODELS}.{module}"), class_name, None)
+        code = getattr(getattr(cls, method, None), "__code__", None)
+        if not isinstance(code, CodeType):
+            yield f"{qualified} is no longer in vLLM's {module}"
+            continue
+        for attribute in attributes:
+            if attribute not in _names(code):
+                yield f"{qualified} knows no attribute {attribute}"
+
+
+@cache
+def _names(code: CodeType) -> frozenset[str]:
+    """Attributes and globals that a function mentions, those of inner ones too."""
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return frozenset(code.co_names).union(*(_names(c) for c in inner))

@@ -1,0 +1,24 @@
+"""Layouts of images whose processed inputs vLLM holds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vllm_hired.layouts import Layout, image_layout
+
+
+def input_layouts(hf_config: Any, inputs: Mapping[str, Any]) -> list[Layout]:
+    """Layout of each image of HF's processed `inputs`: from `image_sizes`, (height,
+    width) a row, on the CPU, where the model has them."""
+    side = hf_config.vision_config.image_size
+    sizes = inputs.get("image_sizes")
+    if sizes is None:
+        sizes = [(side, side)] * len(inputs["pixel_values"])
+    return [image_layout(hf_config, int(h), int(w)) for h, w in sizes]
+
+
+def item_layout(hf_config: Any, item: Mapping[str, Any]) -> Layout:
+    """Layout of one image, of whose fields vLLM holds each with its `data`."""
+    (layout,) = input_layouts(
+        hf_config, {key: [field.data] for key, field in item.items()}
+    )
+    return layout

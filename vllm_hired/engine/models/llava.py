@@ -1,0 +1,64 @@
+"""LLaVA-1.5, ShareGPT4V: one partition. With a Pixtral tower: the stock path alone."""
+
+from vllm.model_executor.models.llava import (
+    LlavaDummyInputsBuilder,
+    LlavaForConditionalGeneration,
+    LlavaMultiModalProcessor,
+    LlavaProcessingInfo,
+    PixtralHFMultiModalProcessor,
+    PixtralHFProcessingInfo,
+)
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.processing import InputProcessingContext
+
+from vllm_hired.engine.models.base import HiredModelMixin
+from vllm_hired.engine.processing import HiredMultiModalProcessorMixin
+from vllm_hired.engine.processing_info import HiredProcessingInfoMixin
+
+
+class HiredLlavaProcessingInfo(HiredProcessingInfoMixin, LlavaProcessingInfo):
+    pass
+
+
+class HiredLlavaMultiModalProcessor(
+    HiredMultiModalProcessorMixin, LlavaMultiModalProcessor
+):
+    pass
+
+
+class HiredPixtralHFProcessingInfo(HiredProcessingInfoMixin, PixtralHFProcessingInfo):
+    pass
+
+
+class HiredPixtralHFMultiModalProcessor(
+    HiredMultiModalProcessorMixin, PixtralHFMultiModalProcessor
+):
+    """Refuses a request's budget, as the tower has no [CLS]."""
+
+
+def _make_info(ctx: InputProcessingContext) -> HiredProcessingInfoMixin:
+    if ctx.get_hf_config().vision_config.model_type == "pixtral":
+        return HiredPixtralHFProcessingInfo(ctx)
+    return HiredLlavaProcessingInfo(ctx)
+
+
+def _make_processor(
+    info: HiredProcessingInfoMixin,
+    dummy_inputs: LlavaDummyInputsBuilder,
+) -> HiredMultiModalProcessorMixin:
+    if isinstance(info, HiredPixtralHFProcessingInfo):
+        return HiredPixtralHFMultiModalProcessor(info, dummy_inputs)
+    return HiredLlavaMultiModalProcessor(info, dummy_inputs)
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    _make_processor, info=_make_info, dummy_inputs=LlavaDummyInputsBuilder
+)
+class HiredLlavaForConditionalGeneration(
+    HiredModelMixin, LlavaForConditionalGeneration
+):
+    # vLLM caches what it learns of a class by this file's hash, not its base's.
+    supports_multimodal = True
+    supports_pp = True
+    supports_lora = True
+    supports_tower_connector_lora = True

@@ -1,0 +1,296 @@
+"""vLLM's front end: request -> budget -> `K` placeholders, `num_kept` with the image.
+
+A mixin over upstream's processor, the same for every architecture; `vllm_hired.models`
+puts them together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import torch
+import vllm
+from cachetools import LRUCache
+from transformers import BatchFeature
+from typing_extensions import override
+from vllm.config.multimodal import MultiModalDummyOptions
+from vllm.exceptions import VLLMValidationError
+from vllm.inputs import MultiModalInput
+from vllm.logger import init_logger
+from vllm.model_executor.model_loader import get_model_cls
+from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
+from vllm.multimodal.parse import MultiModalDataItems
+from vllm.multimodal.processing import (
+    BaseMultiModalProcessor,
+    ProcessorInputs,
+    PromptReplacement,
+    PromptUpdate,
+    TimingContext,
+)
+
+from vllm_hired.config import read_budget, setting_keys
+from vllm_hired.engine.contract import contract_problem
+from vllm_hired.engine.inputs import input_layouts, item_layout
+from vllm_hired.engine.metrics import metrics
+from vllm_hired.engine.processing_info import HiredProcessingInfoMixin
+from vllm_hired.engine.refusals import (
+    PROCESSOR_FILES,
+    processor_file_problem,
+    refuse_empty_images,
+    refuse_extreme_pixels,
+    refuse_tile_kwargs,
+)
+from vllm_hired.errors import HiredConfigError
+from vllm_hired.layouts import ImageSizeError, image_layout
+from vllm_hired.selectors import SELECTORS, make_selector
+from vllm_hired.selectors.probe import needs_problem, probe_problem
+
+# Under "vllm", where vLLM has set up its handlers.
+logger = init_logger(f"vllm.{__name__}")
+
+
+MOST_REMEMBERED = 100_000
+"""Images whose stock count is remembered: more than vLLM's cache of them holds."""
+
+
+@dataclass
+class DummyInputs(ProcessorInputs):
+    """Of vLLM's own profiling, which no counter shall see."""
+
+
+class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoMixin]):
+    """Resolves the budget once, in `apply`; all that follows reads the outcome.
+
+    While dropping is active the processor kwargs carry `HiredConfig.cache_key`, so
+    that vLLM's hash of an image tells budgets and settings apart; while it is not,
+    they carry nothing of ours and every hash equals stock vLLM's.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._stock_counts: LRUCache[str, int] = LRUCache(MOST_REMEMBERED)
+        metrics()  # From here on `/metrics` shows the counters, at zero.
+
+    @override
+    def apply(
+        self, inputs: ProcessorInputs, timing_ctx: TimingContext
+    ) -> MultiModalInput:
+        """A `hired_budget` or an image that cannot be used is a `VLLMValidationError`,
+        HTTP 400."""
+        kwargs = dict(inputs.hf_processor_mm_kwargs)
+        requested = kwargs.pop("hired_budget", None)
+        if keys := setting_keys(kwargs):
+            raise VLLMValidationError(
+                f"{keys[0]} is not a setting of a request: mm_processor_kwargs takes "
+                'hired_budget alone, as in {"hired_budget": 0.2}',
+                parameter=keys[0],
+            )
+        try:
+            budget = self.info.hired.request_budget(requested)
+            refuse_empty_images(inputs.mm_data_items)
+            if self.info.hired.is_active(budget):
+                refuse_tile_kwargs(kwargs)
+                self.check_dropping()
+                kwargs |= self.info.hired.cache_key(budget)
+            result = super().apply(
+                replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx
+            )
+        except HiredConfigError as error:
+            raise VLLMValidationError(
+                str(error), parameter=error.setting, value=error.value
+            ) from error
+        except ImageSizeError as error:
+            raise VLLMValidationError(str(error), parameter="image") from error
+        if not isinstance(inputs, DummyInputs):
+            self._count_images(result)
+        return result
+
+    def _count_images(self, result: MultiModalInput) -> None:
+        """Counts what a request's images keep, and what stock vLLM would have kept.
+
+        The stock count is that of the image whose embeddings are used. vLLM hands out
+        an image's data once; later the image is in its cache, and its count in ours.
+        """
+        try:
+            for modality, ranges in result["mm_placeholders"].items():
+                hashes, items = (
+                    result[k][modality] for k in ("mm_hashes", "mm_kwargs")
+                )
+                for mm_hash, item, kept in zip(hashes, items, ranges, strict=True):
+                    if item is not None and "num_kept" in item:
+                        layout = item_layout(self.info.get_hf_config(), item)
+                        self._stock_counts[mm_hash] = layout.num_stock_tokens
+                    count = kept.get_num_embeds()
+                    metrics().count_image(count, self._stock_counts.get(mm_hash, count))
+        except Exception:
+            # A counter must never cost anyone an answer.
+            logger.exception("vllm_hired could not count the images of a request")
+
+    def check_dropping(self) -> None:
+        """Finds out, once, whether this vLLM and this checkpoint let tokens be dropped.
+
+        Raises:
+            HiredConfigError: they do not.
+        """
+        if self._obstacle is not None:
+            raise HiredConfigError(*self._obstacle)
+
+    @cached_property
+    def _obstacle(self) -> tuple[str, object, str] | None:
+        """The arguments of a `HiredConfigError`: each refusal is a new one."""
+        budget = min(self.info.hired.max_budget, Fraction(1, 2))
+        model_cls = get_model_cls(self.info.ctx.model_config)
+        problem = contract_problem(
+            model_cls, type(self), type(self.info), type(self.info.ctx)
+        )
+        if problem is not None:
+            return "hired_budget", float(budget), problem
+        return (
+            self._method_problem()
+            or processor_file_problem(
+                self.info.get_hf_config(),
+                self.info.get_hf_processor().image_processor,
+                self.info.ctx.get_mm_config().mm_processor_kwargs or {},
+            )
+            or self._dummy_problem(budget)
+        )
+
+    def _method_problem(self) -> tuple[str, object, str] | None:
+        hired, hf_config = self.info.hired, self.info.get_hf_config()
+        tower_type = hf_config.vision_config.model_type
+        problem = needs_problem(hired.selector, tower_type, hired.attention)
+        if problem is not None or hired.selector in SELECTORS:
+            return problem
+        broken = probe_problem(
+            make_selector(hired.selector, hired.method),
+            self.info.get_largest_images().values(),
+            hired.alpha,
+        )
+        return None if broken is None else ("hired_selector", hired.selector, broken)
+
+    def _dummy_problem(self, budget: Fraction) -> tuple[str, object, str] | None:
+        """Sends a dummy image through upstream's code, with dropping and without: it
+        must get `K` placeholders, and a hash unlike stock's."""
+        inputs = super().get_dummy_inputs(
+            self.info.ctx.model_config.max_model_len, {"image": 1}, {}
+        )
+        size = inputs.mm_data_items["image"].get_image_size(0)
+        layout = image_layout(self.info.get_hf_config(), size.height, size.width)
+        results = []
+        settings: tuple[dict[str, object], ...] = (
+            {},
+            self.info.hired.cache_key(budget),
+        )
+        for kwargs in settings:
+            try:
+                with_kwargs = replace(inputs, hf_processor_mm_kwargs=kwargs)
+                results.append(super().apply(with_kwargs, TimingContext(enabled=False)))
+            except VLLMValidationError as error:
+                return (
+                    "model",
+                    self.info.ctx.model_config.model,
+                    f"its {PROCESSOR_FILES} does not cut the tiles that its "
+                    f"config.json describes: {error}",
+                )
+        stock, dropped = results
+        expected = self.info.get_kept_count(layout, budget).tokens
+        found = [r.get_num_embeds() for r in dropped["mm_placeholders"]["image"]]
+        problem = None
+        if found != [expected]:
+            problem = f"a dummy image gets {found} placeholders, not {expected}"
+        elif stock["mm_hashes"]["image"] == dropped["mm_hashes"]["image"]:
+            problem = "the hash of an image does not depend on its budget"
+        if problem is None:
+            return None
+        problem = f"vLLM {vllm.__version__} does not fit vllm_hired: {problem}"
+        return "hired_budget", float(budget), problem
+
+    @override
+    def get_dummy_inputs(
+        self,
+        seq_len: int,
+        mm_counts: Mapping[str, int],
+        mm_options: MultiModalDummyOptions,
+    ) -> ProcessorInputs:
+        """Asks for `hired_max_budget`, the most that a request can."""
+        inputs = super().get_dummy_inputs(seq_len, mm_counts, mm_options)
+        budget = {"hired_budget": float(self.info.hired.max_budget)}
+        return DummyInputs(**{**vars(inputs), "hf_processor_mm_kwargs": budget})
+
+    @override
+    def _postprocess_hf_mm_data(
+        self,
+        mm_inputs: Mapping[str, object],
+        hf_processor_mm_kwargs: Mapping[str, object],
+        processed_data: BatchFeature,
+    ) -> BatchFeature:
+        """Counts `num_kept`, once for placeholders and worker alike, and trims each
+        image to its own tiles: HF pads to the largest tile count in the prompt."""
+        data = super()._postprocess_hf_mm_data(
+            mm_inputs, hf_processor_mm_kwargs, processed_data
+        )
+        if "hired_budget" not in hf_processor_mm_kwargs or "pixel_values" not in data:
+            return data
+        budget = read_budget(hf_processor_mm_kwargs["hired_budget"])
+        hf_config = self.info.get_hf_config()
+        layouts = input_layouts(hf_config, data)
+        side = hf_config.vision_config.image_size
+        trimmed = []
+        for padded, layout in zip(data["pixel_values"], layouts, strict=True):
+            shape = (layout.num_partitions, 3, side, side)
+            # Without tiles there is no dimension of partitions either.
+            pixels = padded[: shape[0]] if padded.ndim == len(shape) else padded
+            if pixels.shape != shape[-pixels.ndim :]:
+                raise VLLMValidationError(
+                    f"an image became {tuple(pixels.shape)}, not the "
+                    f"{layout.num_partitions} partitions of {side}x{side} pixels "
+                    "that this model encodes",
+                    parameter="image",
+                )
+            trimmed.append(pixels)
+        refuse_extreme_pixels(trimmed)
+        data["pixel_values"] = trimmed
+        counts = [self.info.get_kept_count(layout, budget) for layout in layouts]
+        data["num_kept"] = torch.tensor([count.tokens for count in counts])
+        data["is_undropped"] = torch.tensor([count.is_undropped for count in counts])
+        return data
+
+    @override
+    def _get_mm_fields_config(
+        self,
+        hf_inputs: BatchFeature,
+        hf_processor_mm_kwargs: Mapping[str, object],
+    ) -> Mapping[str, MultiModalFieldConfig]:
+        """Adds `num_kept` and `is_undropped`, which the worker reads on the CPU."""
+        fields = super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs)
+        on_cpu = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
+        return {**fields, "num_kept": on_cpu, "is_undropped": on_cpu}
+
+    @override
+    def _get_prompt_updates(
+        self,
+        mm_items: MultiModalDataItems,
+        hf_processor_mm_kwargs: Mapping[str, object],
+        out_mm_kwargs: MultiModalKwargsItems,
+    ) -> Sequence[PromptUpdate]:
+        """`num_kept` placeholders for an image that carries it."""
+        updates = super()._get_prompt_updates(
+            mm_items=mm_items,
+            hf_processor_mm_kwargs=hf_processor_mm_kwargs,
+            out_mm_kwargs=out_mm_kwargs,
+        )
+
+        def with_num_kept(update: PromptReplacement) -> PromptReplacement:
+            def replacement(item_idx: int) -> list[int]:
+                # Upstream fills out_mm_kwargs only after it has called this method.
+                num_kept = out_mm_kwargs["image"][item_idx].get("num_kept")
+                if num_kept is None:
+                    return update.replacement(item_idx)
+                (image_token_id,) = update.target
+                return [image_token_id] * int(num_kept.data)
+
+            return replace(update, replacement=replacement)
+
+        return [with_num_kept(update) for update in updates]

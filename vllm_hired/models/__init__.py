@@ -1,1 +1,0 @@
-"""One file an architecture, named as vLLM names it."""

@@ -1,0 +1,82 @@
+"""What methods that choose and combine within each partition share."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vllm_hired.selectors.allocation import ranks
+
+
+def attention_order(attention: Tensor, valid: Tensor) -> Tensor:
+    """`[P, N]` int64: cells of each partition, those of most attention first.
+
+    NaN counts as zero, ties go to the lower index, cells that are not valid come last.
+
+    Args:
+        attention: `[P, N]` floating point.
+        valid: `[P, N]` bool.
+    """
+    scores = attention.nan_to_num(nan=0.0).masked_fill(~valid, -torch.inf)
+    return torch.argsort(scores, dim=-1, descending=True, stable=True)
+
+
+def most_attended(attention: Tensor, among: Tensor, counts: Tensor) -> Tensor:
+    """`[P, N]` bool: the `counts` cells of most attention in each partition.
+
+    Args:
+        attention: `[P, N]` floating point.
+        among: `[P, N]` bool, the cells to choose from.
+        counts: `[P]` int64, none above the number of cells in `among`.
+    """
+    return ranks(attention_order(attention, among)) < counts[:, None]
+
+
+def evenly_spaced(among: Tensor, sizes: Tensor, counts: Tensor) -> Tensor:
+    """`[P, N]` bool: cells at even steps among others, in row-major order.
+
+    Of `M` cells those at the places `floor(i * M / c)` for `i` below `c`.
+
+    Args:
+        among: `[P, N]` bool, the cells to choose from.
+        sizes: `[P]` int64, `M`, how many these are.
+        counts: `[P]` int64, `c`, at most `M`.
+    """
+    places = among.cumsum(dim=-1) - 1
+    sizes, counts = sizes.clamp(min=1)[:, None], counts[:, None]
+    # A place is one of these if a multiple of `M / c` lies less than 1 before the next
+    # place: place * c rounded up to a multiple of M gains less than c.
+    return among & ((-places * counts) % sizes < counts)
+
+
+def chosen_cells(is_chosen: Tensor, count: int) -> Tensor:
+    """`[P, count]` int64: the chosen cells of each partition, then some others.
+
+    Args:
+        is_chosen: `[P, N]` bool.
+        count: of the partition with most.
+    """
+    return torch.argsort(~is_chosen, dim=-1, stable=True)[:, :count]
+
+
+def take(values: Tensor, cells: Tensor) -> Tensor:
+    """`[P, Q, D]`: of `values`, `[P, N, D]`, those of `cells`, `[P, Q]`."""
+    return values.gather(1, cells.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def finite(values: Tensor) -> Tensor:
+    """`values` in float32; what is not finite counts as zero."""
+    return values.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def directions(vectors: Tensor) -> Tensor:
+    """`vectors` at length 1, in float32: their products are cosines.
+
+    Those too long or too short to be measured in float32 come out as zero or nearly so.
+    """
+    return normalize(finite(vectors), dim=-1)
+
+
+def saturated(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """`rows` in `dtype`, and as large as it allows where they are larger."""
+    limits = torch.finfo(dtype)
+    return rows.clamp(limits.min, limits.max).to(dtype)

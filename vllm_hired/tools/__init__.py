@@ -1,0 +1,1 @@
+"""The `vllm-hired` command: what can be asked without a server."""
