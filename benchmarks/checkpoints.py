@@ -266,7 +266,10 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int | None = 0) -> Path:
 
 
 def _random_model(config: Any, seed: int) -> Any:
-    model = AutoModelForImageTextToText.from_config(config)
+    with torch.random.fork_rng():
+        # Vectors stay as HF draws them, from the global generator.
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:

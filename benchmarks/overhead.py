@@ -21,12 +21,13 @@ from vllm import LLM
 from benchmarks import harness
 from benchmarks.harness import now, spread
 from vllm_hired.budget import kept_count
-from vllm_hired.engine.capture import capture_cls_attention
+from vllm_hired.engine.capture import capture
 from vllm_hired.layouts.llava_next import anyres_layout
 from vllm_hired.selectors.base import Selection, kept_rows
 from vllm_hired.tools.tables import Row
 from vllm_hired.towers.attention import cls_attention
 from vllm_hired.towers.observation import Observation
+from vllm_hired.towers.reading import readings_for
 
 CASES = {"1x1": (1, 1, 1), "1x2": (1, 1, 2), "2x2": (1, 2, 2)}
 CASES |= {"2 of 2x2": (2, 2, 2), "4 of 2x2": (4, 2, 2)}
@@ -58,12 +59,13 @@ class Batch:
         chosen = hired.init_layer, hired.final_layer
         self.attentions = [layers[layer].self_attn for layer in chosen]
         last = layers[hired.final_layer]
+        needs = self.selector.needs
 
         def encode() -> Tensor:
             return model._image_pixels_to_features(tower, pixels)
 
         def encode_and_score() -> None:
-            with capture_cls_attention(tower, set(chosen)):
+            with capture(tower, readings_for(needs, hired.attention, *chosen)):
                 encode()
 
         def after_attention(hidden: Tensor) -> Tensor:

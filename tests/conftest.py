@@ -2,6 +2,9 @@
 
 import os
 
+# Before vLLM, whose model runner it picks.
+from tests.runners import check_runner
+
 os.environ |= {
     # In this process, so that tests can look inside.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -14,6 +17,7 @@ os.environ |= {
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,8 @@ from vllm import LLM
 from benchmarks.checkpoints import small, write_checkpoint
 from tests.engine import ENGINE_OPTIONS
 from tests.reference import Reference
-from vllm_hired.config import SETTINGS, HiredConfigError
+from vllm_hired.config import SETTINGS
+from vllm_hired.errors import HiredConfigError
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llava_next": {},
@@ -39,6 +44,11 @@ NO_CLS = {
 
 WriteCheckpoint = Callable[..., Path]
 MakeEngine = Callable[..., LLM]
+
+
+def pytest_report_header() -> str:
+    """Says it where one release's Python runs on another's kernels."""
+    return f"vLLM {version('vllm')}"
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +94,7 @@ def make_engine() -> MakeEngine:
             overrides = {k: changes.pop(k) for k in [*changes] if k in SETTINGS}
             options = ENGINE_OPTIONS | {"hf_overrides": overrides} | changes
             engines[key] = LLM(str(checkpoint), **options)
+            check_runner(engines[key])
         return engines[key]
 
     return make
@@ -122,12 +133,18 @@ expect_refusal = partial(pytest.raises, HiredConfigError)
 
 
 SLOW_FIXTURES = {"make_engine", "server", "browser", "trained", "distributions"}
-"""What uses one, or lives in `tests/e2e`, is marked `slow`; a few mark themselves."""
+"""What uses one, searches for counterexamples or lives in `tests/e2e` is marked `slow`;
+a few mark themselves."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     end_to_end = Path(__file__).parent / "e2e"
     for item in items:
-        fixtures = item.fixturenames if isinstance(item, pytest.Function) else ()
-        if SLOW_FIXTURES.intersection(fixtures) or end_to_end in item.path.parents:
+        if not isinstance(item, pytest.Function):
+            continue
+        if (
+            SLOW_FIXTURES.intersection(item.fixturenames)
+            or getattr(item.obj, "is_hypothesis_test", False)
+            or end_to_end in item.path.parents
+        ):
             item.add_marker(pytest.mark.slow)

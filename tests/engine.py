@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tests.runners import RUNNER, check_runner
 from vllm_hired.layouts import image_layout
 
 ENGINE_OPTIONS: dict[str, Any] = {
     "dtype": "float32",
-    "enforce_eager": True,
+    "enforce_eager": not RUNNER.is_compiled,
     "max_model_len": 1024,
     "max_num_batched_tokens": 1024,
     "max_num_seqs": 8,
@@ -66,12 +67,16 @@ def kept_digest(model: Any) -> list[int]:
 
 
 def main(job_path: str, result_path: str) -> None:
-    """Job: engine options, requests as arguments of `prompt`, max_tokens, digest."""
+    """Job: engine options, requests as arguments of `prompt`, max_tokens, digest.
+
+    Outputs are completions with logits, or the embeddings of a pooling engine.
+    """
     from vllm import LLM, SamplingParams
 
     with open(job_path) as file:
         job = json.load(file)
     llm = LLM(**(ENGINE_OPTIONS | job["engine"]))
+    check_runner(llm)
     sampling = SamplingParams(
         max_tokens=job["max_tokens"], temperature=0, logprobs=-1, ignore_eos=True
     )
@@ -85,6 +90,11 @@ def main(job_path: str, result_path: str) -> None:
             hf_processor_mm_kwargs=request.get("mm_processor_kwargs"),
         )
         result["inputs"].append((inputs["mm_hashes"], inputs["mm_placeholders"]))
+    if job["engine"].get("runner") == "pooling":
+        for embedded in llm.embed(prompts, use_tqdm=False):
+            result["outputs"].append(embedded.outputs.embedding)
+        torch.save(result, result_path)
+        return
     for output in llm.generate(prompts, sampling, use_tqdm=False):
         (completion,) = output.outputs
         assert completion.logprobs is not None

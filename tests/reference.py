@@ -47,6 +47,11 @@ class Reference:
     def processor(self) -> Any:
         return AutoProcessor.from_pretrained(self.checkpoint)
 
+    @property
+    def has_cls(self) -> bool:
+        """Where there is no [CLS], cells are ranked by the attention they receive."""
+        return self.model.config.vision_config.model_type == "clip_vision_model"
+
     @torch.inference_mode()
     def tower(self, pixels: Tensor) -> Any:
         """HF's outputs for `[B, 3, H, W]`, attentions and hidden states among them."""
@@ -58,14 +63,19 @@ class Reference:
         return layout_of(self.model.config, image)
 
     @torch.inference_mode()
-    def kept_embeddings(self, image: Any, rho: str) -> Tensor:
-        """`[K, hidden]`: the oracle's patches through HF's projector."""
+    def _kept(self, image: Any, rho: str) -> tuple[Any, list[int]]:
+        """The tower's outputs, and which flat patch indices the oracle keeps."""
         outputs = self.tower(self._tiles(image))
         layout = self.layout(image)
         g = layout.g
 
         def grids(layer: int) -> list[oracle.Grid]:
-            scores = outputs.attentions[layer][:, :, 0, 1:].sum(dim=1)
+            attention = outputs.attentions[layer]
+            scores = (
+                attention[:, :, 0, 1:].sum(dim=1)
+                if self.has_cls
+                else attention.sum(dim=(1, 2))
+            )
             return [partition.view(g, g).tolist() for partition in scores]
 
         # The feature layer is -2: the last layer but one is the last that counts.
@@ -73,9 +83,15 @@ class Reference:
         kept = oracle.select(
             layout, oracle.count(layout, rho, None), "0.5", grids(0), grids(last)
         )
-        n = layout.g**2
-        flat = [partition * n + row * g + col for partition, row, col in kept]
-        return self._project(outputs, flat)
+        return outputs, [p * g**2 + row * g + col for p, row, col in kept]
+
+    def kept_indices(self, image: Any, rho: str) -> list[int]:
+        """The oracle's patches, `partition * N + patch`, in sequence order."""
+        return self._kept(image, rho)[1]
+
+    def kept_embeddings(self, image: Any, rho: str) -> Tensor:
+        """`[K, hidden]`: the oracle's patches through HF's projector."""
+        return self._project(*self._kept(image, rho))
 
     @torch.inference_mode()
     def embeddings_of(self, image: Any, flat: list[int]) -> Tensor:
@@ -87,9 +103,10 @@ class Reference:
         tiles: Tensor = pixels["pixel_values"][0]
         return tiles.view(-1, *tiles.shape[-3:])
 
+    @torch.inference_mode()
     def _project(self, outputs: Any, flat: list[int]) -> Tensor:
         # The feature layer is -2.
-        rows = outputs.hidden_states[-2][:, 1:].flatten(0, 1)[flat]
+        rows = outputs.hidden_states[-2][:, int(self.has_cls) :].flatten(0, 1)[flat]
         embeddings: Tensor = self.model.model.multi_modal_projector(rows)
         return embeddings
 
@@ -110,17 +127,8 @@ class Reference:
         return new
 
     @torch.inference_mode()
-    def generate(self, request: dict[str, Any], rho: str, max_tokens: int) -> list[int]:
-        """Greedy tokens for a request of `tests.engine.prompt`, at budget `rho`."""
-        images = request["multi_modal_data"]["image"]
-        kept = [self.kept_embeddings(image, rho) for image in images]
-        return self.generate_from(request["prompt"], kept, max_tokens)
-
-    @torch.inference_mode()
-    def generate_from(
-        self, prompt: str, kept: list[Tensor], max_tokens: int
-    ) -> list[int]:
-        """Greedy tokens for a prompt whose images have these embeddings."""
+    def inputs_embeds(self, prompt: str, kept: list[Tensor]) -> Tensor:
+        """`[1, tokens, hidden]` for a prompt whose images have these embeddings."""
         ids = self.processor.tokenizer(prompt, return_tensors="pt").input_ids
         images = iter(kept)
         embed = self.model.get_input_embeddings()
@@ -130,7 +138,37 @@ class Reference:
             else embed(token[None])
             for token in ids[0]
         ]
-        embeddings = torch.cat(rows)[None]
+        return torch.cat(rows)[None]
+
+    def kept_of(self, request: dict[str, Any], rho: str) -> tuple[str, list[Tensor]]:
+        """Prompt and kept embeddings of a request of `tests.engine.prompt`."""
+        images = request["multi_modal_data"]["image"]
+        return request["prompt"], [self.kept_embeddings(image, rho) for image in images]
+
+    @torch.inference_mode()
+    def last_hidden_state(self, request: dict[str, Any], rho: str) -> Tensor:
+        """`[hidden]` of the last token."""
+        embeddings = self.inputs_embeds(*self.kept_of(request, rho))
+        outputs = self.model.model(inputs_embeds=embeddings)
+        last: Tensor = outputs.last_hidden_state[0, -1]
+        return last
+
+    @torch.inference_mode()
+    def logits(self, request: dict[str, Any], rho: str) -> Tensor:
+        """`[vocabulary]` of the first token of the answer."""
+        logits: Tensor = self.model.lm_head(self.last_hidden_state(request, rho))
+        return logits
+
+    def generate(self, request: dict[str, Any], rho: str, max_tokens: int) -> list[int]:
+        """Greedy tokens for a request of `tests.engine.prompt`, at budget `rho`."""
+        return self.generate_from(*self.kept_of(request, rho), max_tokens)
+
+    @torch.inference_mode()
+    def generate_from(
+        self, prompt: str, kept: list[Tensor], max_tokens: int
+    ) -> list[int]:
+        """Greedy tokens for a prompt whose images have these embeddings."""
+        embeddings = self.inputs_embeds(prompt, kept)
         tokens = self.model.generate(
             inputs_embeds=embeddings,
             attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),

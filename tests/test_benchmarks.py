@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
+
+from benchmarks.checkpoints import small, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
+WEIGHTS = "model.safetensors"
 TINY = ["--shape", "tiny", "--dtype", "float32"]
 
 
@@ -39,6 +43,17 @@ def test_latency(tmp_path: Path) -> None:
         assert sum(stages[:-1]) == pytest.approx(stages[-1], abs=0.01)
 
 
+def test_methods(tmp_path: Path) -> None:
+    """Costs alone; with answers it is as `test_trained` has them."""
+    names = ["hired", "uniform", "divprune"]
+    options = ["--repeats", "1", "--budgets", "0.2", "0.1", "--selectors", *names]
+    (rows,) = measure("methods", tmp_path, *options)
+    assert [(row["selector"], row["kept"]) for row in rows] == [
+        (name, kept) for name in names for kept in (576, 288)
+    ]
+    assert {row["waits"] for row in rows} == {0}
+
+
 def test_throughput(tmp_path: Path) -> None:
     options = ["--kv-tokens", "4096", "--batches", "1", "4", "--budgets", "0.2"]
     (rows,) = measure(
@@ -51,3 +66,12 @@ def test_throughput(tmp_path: Path) -> None:
     assert resident == {(1.0, 1): 1, (1.0, 4): 2, (0.2, 1): 1, (0.2, 4): 4}
     assert [row["preemptions"] for row in rows if row["budget"] == 0.2] == [0, 0]
     assert [float(row["bound / stock"]) > 0 for row in rows[2:]] == [True, True]
+
+
+def test_a_seed_decides_all_of_a_checkpoints_weights(tmp_path: Path) -> None:
+    first, second, other = (
+        load_file(write_checkpoint(tmp_path / name, small(), seed) / WEIGHTS)
+        for name, seed in (("first", 0), ("second", 0), ("other", 1))
+    )
+    assert [name for name in first if not first[name].equal(second[name])] == []
+    assert not first["image_newline"].equal(other["image_newline"])

@@ -5,10 +5,11 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from transformers import LlavaNextConfig, SiglipVisionConfig
+from transformers import LlavaNextConfig, PixtralVisionConfig, SiglipVisionConfig
 
 from benchmarks.checkpoints import make_config, make_tokenizer, small
-from vllm_hired.config import SETTINGS, HiredConfig, HiredConfigError
+from vllm_hired.config import SETTINGS, HiredConfig
+from vllm_hired.errors import HiredConfigError
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -30,6 +31,8 @@ def test_defaults_are_the_papers() -> None:
         init_layer=0,
         final_layer=2,
         selector="hired",
+        attention="cls",
+        method=(),
         unsupported=None,
     )
     assert config.is_active(config.budget)
@@ -51,6 +54,7 @@ def test_all_settings_are_read() -> None:
         "hired_init_layer": 1,
         "hired_final_layer": 1,
         "hired_selector": "hired",
+        "hired_attention": "received",
     }
     assert set(given) == set(SETTINGS)
     config = HiredConfig.from_hf_config(hf_config(**given))
@@ -73,6 +77,8 @@ NUMBERS_REFUSED = [True, NAN, INFINITY, -INFINITY, -0.1, 1.1, "0.2", "half", [0.
         *(("hired_init_layer", v, "layers 0 to 2") for v in [3, -1, 0.0, True, "0"]),
         *(("hired_final_layer", v, "layers 0 to 2") for v in [3, -1, 0.0, True, "0"]),
         *(("hired_selector", v, "one of hired") for v in ["best", "", 3, ["hired"]]),
+        ("hired_selector", "unifrom", "must be one of uniform, hired"),
+        *(("hired_attention", v, "one of cls, received") for v in ["CLS", True, 1]),
         ("hired_budgte", 0.2, "known settings are hired_budget, hired_max_budget"),
     ],
 )
@@ -97,8 +103,9 @@ def test_default_above_the_maximum(given: dict[str, float]) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"vision_config": SiglipVisionConfig()}, "only CLIP towers"),
-        ({"vision_feature_select_strategy": "full"}, 'supports "default"'),
+        ({"vision_config": SiglipVisionConfig()}, 'must be "full"'),
+        ({"vision_config": PixtralVisionConfig()}, "can read the towers clip_vision"),
+        ({"vision_feature_select_strategy": "full"}, 'must be "default"'),
         ({"vision_feature_layer": [-2, -3]}, "not a list of layers"),
         ({"vision_feature_layer": -5}, "no layer of the vision tower runs"),
     ],
@@ -133,6 +140,8 @@ def test_cache_key_tells_apart_all_that_decides_what_is_kept() -> None:
         {"hired_alpha": 0.4},
         {"hired_init_layer": 1},
         {"hired_final_layer": 1},
+        {"hired_selector": "even"},
+        {"hired_attention": "received"},
     ]
     keys = []
     for change in changes:

@@ -76,7 +76,7 @@ def test_bad_settings_are_refused_at_once(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"feature_strategy": "full"}, 'supports "default"'),
+        ({"feature_strategy": "full"}, 'must be "default"'),
         ({"feature_layer": [-2, -3]}, "not a list of layers"),
     ],
 )
@@ -89,7 +89,9 @@ def test_towers_that_cannot_be_used(
         model_config(folder, "--hf-overrides hired_budget=0.2")
 
 
-def test_a_tower_without_cls(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_tower_without_cls_whose_strategy_cuts_it_off(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     config = AutoConfig.from_pretrained(checkpoint)
     config.vision_config = SiglipVisionConfig(image_size=56, patch_size=7)
     for file in checkpoint.iterdir():
@@ -97,10 +99,11 @@ def test_a_tower_without_cls(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     config.save_pretrained(tmp_path)
     assert model_config(tmp_path, "")
-    with expect_refusal(match="only CLIP towers"):
+    with expect_refusal(match='must be "full"'):
         model_config(tmp_path, "--hf-overrides hired_budget=0.2")
 
 
+@pytest.mark.slow
 def test_settings_for_a_model_that_would_ignore_them(tmp_path: Path) -> None:
     LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
     options = "--skip-tokenizer-init"
@@ -109,6 +112,7 @@ def test_settings_for_a_model_that_would_ignore_them(tmp_path: Path) -> None:
         model_config(tmp_path, options + " --hf-overrides hired_budget=0.2")
 
 
+@pytest.mark.slow
 def test_settings_for_an_implementation_that_would_ignore_them(
     checkpoint: Path,
 ) -> None:

@@ -90,7 +90,7 @@ def test_the_picture_shows_kept_patches_and_dims_others(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     noise_image(112, 112).save(tmp_path / "photo.png")
-    arguments = ["inspect", str(tmp_path / "photo.png"), "--model", str(checkpoint)]
+    arguments = ["inspect", str(checkpoint), str(tmp_path / "photo.png")]
     pixels: dict[str, np.ndarray[Any, Any]] = {}
     for budget in ("0.01", "1"):
         out = tmp_path / f"{budget}.png"
@@ -134,9 +134,7 @@ def test_sharded_checkpoints_and_newer_names(
     pages = []
     for folder in (checkpoint, sharded):
         out = tmp_path / "kept.html"
-        assert (
-            main(["inspect", str(image), "--model", str(folder), "-o", str(out)]) == 0
-        )
+        assert main(["inspect", str(folder), str(image), "-o", str(out)]) == 0
         pages.append(out.read_text().replace(folder.name, ""))
     assert pages[0] == pages[1]
 
@@ -164,7 +162,7 @@ def damaged(checkpoint: Path, folder: Path, change: str) -> Path:
         ("none.png", "good", [], "No such file"),
         ("thin.png", "good", [], "too long and thin"),
         ("photo.png", "empty", [], "no checkpoint: it has no config.json"),
-        ("photo.png", "siglip", [], "only CLIP towers"),
+        ("photo.png", "siglip", [], "has no [CLS]"),
         ("photo.png", "no weights", [], "has no model.safetensors"),
         ("photo.png", "missing", [], "lacks 1 tensors of its vision tower"),
         ("photo.png", "shape", [], "does not fit its config"),
@@ -204,7 +202,7 @@ def test_bad_input_is_one_line_and_no_file(
     noise_image(1, 3000).save(tmp_path / "thin.png")
     noise_image(100, 80).save(tmp_path / "photo.png")
     before = {*tmp_path.iterdir()}
-    arguments = [str(tmp_path / image), "--model", str(folder), *options]
+    arguments = [str(folder), str(tmp_path / image), *options]
     assert main(["inspect", *arguments, "-o", str(tmp_path / f"x.{kind}")]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -223,7 +221,7 @@ def test_where_nothing_can_be_written(
     noise_image(100, 80).save(tmp_path / "photo.png")
     (tmp_path / "folder.png").mkdir()
     before = {*tmp_path.iterdir()}
-    arguments = [str(tmp_path / "photo.png"), "--model", str(checkpoint)]
+    arguments = [str(checkpoint), str(tmp_path / "photo.png")]
     assert main(["inspect", *arguments, "-o", str(tmp_path / out)]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"vllm-hired: -o {tmp_path / out}")
@@ -239,14 +237,14 @@ def test_any_name_that_a_file_may_have(
     image = tmp_path / os.fsdecode(b"\xff.png")
     noise_image(100, 80).save(image)
     out = tmp_path / ("x" * 250 + f".{kind}")
-    arguments = ["inspect", str(image), "--model", str(checkpoint), "-o", str(out)]
+    arguments = ["inspect", str(checkpoint), str(image), "-o", str(out)]
     assert main(arguments) == 0
     assert out.stat().st_size > 1000
 
 
 def test_a_stopped_command_leaves_no_file(checkpoint: Path, tmp_path: Path) -> None:
     noise_image(100, 80).save(tmp_path / "photo.png")
-    arguments = ["inspect", str(tmp_path / "photo.png"), "--model", str(checkpoint)]
+    arguments = ["inspect", str(checkpoint), str(tmp_path / "photo.png")]
     # The signal comes once all is written, under the name for the time being.
     code = f"""
 import os, pathlib, signal, sys, time

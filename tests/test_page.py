@@ -60,7 +60,7 @@ def open_page(
 ) -> Page:
     image.save(tmp_path / "photo.png")
     out = tmp_path / "page.html"
-    arguments = [str(tmp_path / "photo.png"), "--model", str(folder), "-o", str(out)]
+    arguments = [str(folder), str(tmp_path / "photo.png"), "-o", str(out)]
     assert main(["inspect", *arguments, *options]) == 0
     page = browser.new_page()
     problems: list[str] = []
@@ -197,7 +197,7 @@ def test_page_and_picture_number_tiles_alike(
         draw_text(draw, place, text, *rest, **options)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
-    arguments = [str(tmp_path / "photo.png"), "--model", str(folder)]
+    arguments = [str(folder), str(tmp_path / "photo.png")]
     assert main(["inspect", *arguments, "-o", str(tmp_path / "kept.png")]) == 0
     in_picture = [
         (name.capitalize(), counts.removesuffix(" patches"))

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig
 
 from benchmarks.checkpoints import (
     REAL_PINPOINTS,
@@ -28,7 +29,10 @@ from tests.conftest import ARCHITECTURES, NO_CLS, WriteCheckpoint
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
 from tests.reference import Reference
+from vllm_hired import __version__
+from vllm_hired.tools import checkpoint as checkpoint_module
 from vllm_hired.tools.cli import main
+from vllm_hired.tools.config_file import DEFAULTS, read_config_file
 from vllm_hired.tools.cost import llm_flops, partition_flops, projector_flops
 from vllm_hired.tools.inspect.tower import inner_tower
 
@@ -105,11 +109,40 @@ def test_operations_are_those_that_torch_counts(checkpoint: Path) -> None:
     ids = torch.zeros((1, tokens), dtype=torch.long)
     embeddings = reference.model.get_input_embeddings()(ids)
     future = tokens * tokens - tokens * (tokens + 1) // 2
+    # Some releases of transformers compute the rotary angles as a matrix product.
+    positions = torch.arange(tokens)[None]
+    angles = count(lambda: model.language_model.rotary_emb(embeddings, positions))
     assert count(
         lambda: reference.model(inputs_embeds=embeddings, logits_to_keep=1)
     ) == (
-        llm_flops(text, tokens) + 4 * future * text.hidden_size * text.num_hidden_layers
+        llm_flops(text, tokens)
+        + 4 * future * text.hidden_size * text.num_hidden_layers
+        + angles
     )
+
+
+@pytest.mark.parametrize("model_type", DEFAULTS)
+def test_defaults_are_those_of_transformers(model_type: str) -> None:
+    config = AutoConfig.for_model(model_type)
+    assert DEFAULTS[model_type] == {
+        name: getattr(config, name) for name in DEFAULTS[model_type]
+    }
+
+
+def test_plan_reads_what_transformers_reads(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    make_checkpoint: WriteCheckpoint,
+) -> None:
+    """Every figure, with and without the short way; then without defaults stated."""
+    folders = [make_checkpoint(**change) for change in ARCHITECTURES.values()]
+    folders += [make_checkpoint(backbone="qwen2"), make_checkpoint(**NO_CLS["siglip"])]
+    for folder in folders:
+        assert read_config_file(str(folder)) is not None
+        short = plan(capsys, str(folder), "--size", "100x80")
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint_module, "read_config_file", lambda model: None)
+            assert plan(capsys, str(folder), "--size", "100x80") == short
 
 
 def test_the_published_7b(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -149,22 +182,53 @@ def test_sizes_alone_have_no_rows_over_all(
     assert capsys.readouterr().out.count("\n|") == 9
 
 
+@pytest.mark.parametrize(("text", "value"), [("20%", 0.2), ("35%", 0.35), ("0.4", 0.4)])
+def test_budgets_in_percent(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, text: str, value: float
+) -> None:
+    (_, row) = plan(capsys, str(checkpoint), "--size", "112x112", "--budget", text)
+    assert row["budget"] == value
+
+
+@pytest.mark.parametrize("text", ["half", "20%%", "%", "2%0", ""])
+def test_budgets_that_are_none(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, text: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", str(checkpoint), "--size", "9x9", "--budget", text])
+    assert "give a fraction such as 0.2, or 20%" in capsys.readouterr().err
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        (["--version"], f"vllm-hired {__version__}"),
+        (["plan", "--help"], "(default: 0.4 0.2 0.1)"),
+        (["inspect", "--help"], "(default: hired)"),
+    ):
+        with pytest.raises(SystemExit) as done:
+            main(arguments)
+        assert done.value.code == 0
+        assert said in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_cap(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
     rows = plan(capsys, str(checkpoint), "--size", "112x112", "--token-cap", "40")
     assert [row["kept tokens"] for row in rows] == [336, 40, 40, 32]
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_needs_no_vllm(checkpoint: Path, tmp_path: Path) -> None:
     image = tmp_path / "photo.png"
     noise_image(1024, 768).save(image)
     commands = (
         ["plan", str(checkpoint), "--images", str(image)],
-        ["inspect", str(image), "--model", str(checkpoint), "-o", str(image)],
+        ["inspect", str(checkpoint), str(image), "-o", str(image)],
     )
     code = (
         "import sys; from vllm_hired.tools.cli import main; "
-        f"assert not any(main(command) for command in {commands}); "
-        "assert 'vllm' not in sys.modules"
+        f"assert main({commands[0]}) == 0; "
+        "assert not {'torch', 'transformers'} & {*sys.modules}; "
+        f"assert main({commands[1]}) == 0; assert 'vllm' not in sys.modules"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
@@ -195,7 +259,7 @@ def test_a_process_of_its_own_needs_no_vllm(checkpoint: Path, tmp_path: Path) ->
         (["BROKEN", "--size", "9x9"], "neither a directory with a config.json"),
         (["no/such-model", "--size", "9x9"], "neither a directory with a config"),
         (["LLM", "--size", "9x9"], "is LlamaForCausalLM; vllm_hired serves"),
-        (["SIGLIP", "--size", "9x9"], "only CLIP towers"),
+        (["PIXTRAL", "--size", "9x9"], "can read the towers clip_vision_model"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -212,14 +276,14 @@ def test_bad_input_is_one_line_and_status_2(
         "EMPTY": tmp_path / "empty",
         "BROKEN": tmp_path / "broken",
         "LLM": tmp_path / "llm",
-        "SIGLIP": tmp_path / "siglip",
+        "PIXTRAL": tmp_path / "pixtral",
         "FILE": tmp_path / "text.png",
     }
     for name in ("EMPTY", "BROKEN", "LLM"):
         names[name].mkdir()
     (names["BROKEN"] / "config.json").write_text("{")
-    config = make_config(small(**NO_CLS["siglip"]), make_tokenizer())
-    config.save_pretrained(names["SIGLIP"])
+    config = make_config(small(**NO_CLS["pixtral"]), make_tokenizer())
+    config.save_pretrained(names["PIXTRAL"])
     (names["LLM"] / "config.json").write_text(
         '{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
     )

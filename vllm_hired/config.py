@@ -1,14 +1,15 @@
 """The settings of HiRED: read once from the HF config, validated, immutable."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
 
-from vllm_hired.selectors import SELECTORS
-
-PREFIX = "hired_"
+from vllm_hired.errors import PREFIX, HiredConfigError
+from vllm_hired.selectors import read_method, selector_names
+from vllm_hired.towers import TOWERS
 
 OBSTACLE = "_hired_obstacle"
 """Attribute of an HF config, by which every process of an engine learns why no budget
@@ -17,25 +18,6 @@ can be honoured: the arguments of a `HiredConfigError`."""
 ALGORITHM_VERSION = 2
 """Raised whenever the same settings keep other tokens than before, so that a cache
 that outlives an upgrade never mixes the two."""
-
-
-class HiredConfigError(ValueError):
-    """A `hired_*` setting that cannot be used.
-
-    Attributes:
-        setting: the key as the user writes it.
-        value: what was given.
-        allowed: what is allowed instead.
-    """
-
-    def __init__(self, setting: str, value: object, allowed: str) -> None:
-        super().__init__(setting, value, allowed)
-        self.setting = setting
-        self.value = value
-        self.allowed = allowed
-
-    def __str__(self) -> str:
-        return f"{self.setting}={self.value!r} is not allowed: {self.allowed}"
 
 
 @dataclass(frozen=True)
@@ -49,7 +31,9 @@ class HiredConfig:
         alpha: share of the budget given to the thumbnail.
         init_layer: tower layer whose [CLS] attention distributes the budget.
         final_layer: tower layer whose [CLS] attention ranks the tokens.
-        selector: a name in `vllm_hired.selectors.SELECTORS`.
+        selector: a name among `vllm_hired.selectors.selector_names()`.
+        attention: which attention ranks cells, a name in `ATTENTIONS`.
+        method: version and settings of the selector, as `read_method` gives them.
         unsupported: why this model or engine drops nothing, as the arguments of a
             `HiredConfigError`, or None.
     """
@@ -61,6 +45,8 @@ class HiredConfig:
     init_layer: int
     final_layer: int
     selector: str
+    attention: str
+    method: tuple[tuple[str, float], ...]
     unsupported: tuple[str, object, str] | None
 
     @classmethod
@@ -72,11 +58,6 @@ class HiredConfig:
                 settings on a model whose tower HiRED cannot use.
         """
         given = given_settings(hf_config)
-        for key, value in given.items():
-            if key not in SETTINGS:
-                raise HiredConfigError(
-                    key, value, f"the known settings are {', '.join(SETTINGS)}"
-                )
         unsupported = getattr(hf_config, OBSTACLE, None) or unsupported_tower(hf_config)
         if unsupported is not None and given:
             raise HiredConfigError(*unsupported)
@@ -94,11 +75,10 @@ class HiredConfig:
             )
         # A tower that HiRED cannot use may have no layers to count.
         layers = 0 if unsupported else num_tower_layers(hf_config)
-        selector = given.get("hired_selector", "hired")
-        if not isinstance(selector, str) or selector not in SELECTORS:
-            raise HiredConfigError(
-                "hired_selector", selector, f"it must be one of {', '.join(SELECTORS)}"
-            )
+        selector = _read_name(
+            "hired_selector", given.get("hired_selector", "hired"), selector_names()
+        )
+        own = {key: value for key, value in given.items() if key not in SETTINGS}
         return cls(
             budget=budget,
             max_budget=max_budget,
@@ -109,6 +89,10 @@ class HiredConfig:
             init_layer=_read_layer("hired_init_layer", given, 0, layers),
             final_layer=_read_layer("hired_final_layer", given, layers - 1, layers),
             selector=selector,
+            attention=_read_name(
+                "hired_attention", given.get("hired_attention", "cls"), ATTENTIONS
+            ),
+            method=read_method(selector, own, SETTINGS),
             unsupported=unsupported,
         )
 
@@ -138,11 +122,18 @@ class HiredConfig:
 
     def cache_key(self, budget: Fraction) -> dict[str, object]:
         """All that decides which tokens are kept, for vLLM's hash of an image."""
-        settings = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in ("budget", "max_budget", "unsupported")
+        settings: dict[str, object] = {
+            "token_cap": self.token_cap,
+            "alpha": self.alpha,
+            "init_layer": self.init_layer,
+            "final_layer": self.final_layer,
+            "selector": self.selector,
         }
+        # Later settings are named only where they are used, so that the hashes of
+        # images that do not use them stay what they were.
+        if self.attention != "cls":
+            settings["attention"] = self.attention
+        settings |= self.method
         return {
             "hired_budget": float(budget),
             "hired_algorithm": f"{ALGORITHM_VERSION} "
@@ -150,9 +141,15 @@ class HiredConfig:
         }
 
 
+ATTENTIONS = ("cls", "received")
+"""What ranks cells: attention that [CLS] pays them, or that they get from all."""
+
 SETTINGS = tuple(
-    PREFIX + field.name for field in fields(HiredConfig) if field.name != "unsupported"
+    PREFIX + field.name
+    for field in fields(HiredConfig)
+    if field.name not in ("method", "unsupported")
 )
+"""Keys that are not a method's own."""
 
 
 def given_settings(hf_config: Any) -> dict[str, Any]:
@@ -213,31 +210,33 @@ def num_tower_layers(hf_config: Any) -> int:
 
 
 def unsupported_tower(hf_config: Any) -> tuple[str, object, str] | None:
-    """Why HiRED cannot read [CLS] attention in this model's tower, or None.
+    """Why this model's tower cannot be read, or None.
 
     As the arguments of a `HiredConfigError`, so that each refusal is a new one.
     """
-    tower = hf_config.vision_config.model_type
-    if tower != "clip_vision_model":
+    model_type = hf_config.vision_config.model_type
+    tower = TOWERS.get(model_type)
+    if tower is None:
         return (
             "vision_config.model_type",
-            tower,
-            "HiRED ranks patches by [CLS] attention, which only CLIP towers "
-            "(clip_vision_model) have; serve this model without hired_* settings",
+            model_type,
+            f"vllm_hired can read the towers {', '.join(TOWERS)}; serve this model "
+            "without hired_* settings",
         )
     strategy = hf_config.vision_feature_select_strategy
-    if strategy != "default":
+    if strategy != tower.feature_strategy:
         return (
             "vision_feature_select_strategy",
             strategy,
-            'HiRED supports "default" (all patches, no [CLS])',
+            f'with a budget it must be "{tower.feature_strategy}", which gives all '
+            f"patches of a {model_type} and nothing else",
         )
     layer = hf_config.vision_feature_layer
     if not isinstance(layer, int):
         return (
             "vision_feature_layer",
             layer,
-            "HiRED supports one feature layer, not a list of layers",
+            "with a budget it must be one layer, not a list of layers",
         )
     if num_tower_layers(hf_config) < 1:
         return (
@@ -259,6 +258,14 @@ def read_budget(value: object, setting: str = "hired_budget") -> Fraction:
     if budget == 0:
         raise HiredConfigError(setting, value, allowed)
     return budget
+
+
+def _read_name(setting: str, value: object, names: Sequence[str]) -> str:
+    if isinstance(value, str) and value in names:
+        return value
+    near = get_close_matches(str(value), names, n=len(names), cutoff=0.5)
+    ordered = [*near, *(name for name in names if name not in near)]
+    raise HiredConfigError(setting, value, f"it must be one of {', '.join(ordered)}")
 
 
 def _read_fraction(setting: str, value: object, allowed: str) -> Fraction:

@@ -184,6 +184,9 @@ def test_a_cap_between_two_images(
                 pixel_values=[item["pixel_values"].data for item in chosen],
                 image_sizes=torch.stack([item["image_sizes"].data for item in chosen]),
                 num_kept=torch.stack([item["num_kept"].data for item in chosen]),
+                is_undropped=torch.stack(
+                    [item["is_undropped"].data for item in chosen]
+                ),
             )
 
     together = embed(*items)

@@ -5,6 +5,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,27 +48,55 @@ def answer(folder: Path, job: dict[str, Any], **environment: str) -> dict[str, A
     return result
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *NO_CLS])
-def test_without_a_budget_everything_is_stocks(
-    make_checkpoint: WriteCheckpoint, tmp_path: Path, name: str
-) -> None:
-    """Same placeholders, hashes and logits, bit for bit: plugin off, on, and at 1.0."""
-    checkpoint = make_checkpoint(**(ARCHITECTURES | NO_CLS)[name])
-    job: dict[str, Any] = {
+MakeStock = Callable[[Path], dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> MakeStock:
+    """What vLLM without the plugin answers to `REQUESTS`."""
+
+    @cache
+    def stocks(checkpoint: Path) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp("stock")
+        return answer(folder, parity_job(checkpoint), VLLM_PLUGINS="")
+
+    return stocks
+
+
+def parity_job(checkpoint: Path) -> dict[str, Any]:
+    return {
         "engine": {"model": str(checkpoint)},
         "requests": REQUESTS,
         "max_tokens": 4,
     }
-    stock = answer(tmp_path, job, VLLM_PLUGINS="")
-    assert len(stock["outputs"]) == 3
-    assert len(stock["outputs"][0]["logits"][0]) > 256
-    assert answer(tmp_path, job) == stock
-    asked = job | {"requests": [(sizes, 1.0) for sizes, _ in REQUESTS]}
-    assert answer(tmp_path, asked) == stock
-    if name in NO_CLS:
-        return  # where every setting is refused
-    at_one = job | {"engine": job["engine"] | {"hf_overrides": {"hired_budget": 1.0}}}
-    assert answer(tmp_path, at_one) == stock
+
+
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [
+        *product(ARCHITECTURES, ["unset", "of 1.0 asked", "of 1.0 by default"]),
+        # Where every setting is refused.
+        *product(NO_CLS, ["unset", "of 1.0 asked"]),
+    ],
+)
+def test_without_a_budget_everything_is_stocks(
+    make_checkpoint: WriteCheckpoint,
+    stock: MakeStock,
+    tmp_path: Path,
+    name: str,
+    budget: str,
+) -> None:
+    """Same placeholders, hashes and logits, bit for bit."""
+    checkpoint = make_checkpoint(**(ARCHITECTURES | NO_CLS)[name])
+    expected = stock(checkpoint)
+    assert len(expected["outputs"]) == 3
+    assert len(expected["outputs"][0]["logits"][0]) > 256
+    job = parity_job(checkpoint)
+    if budget == "of 1.0 asked":
+        job["requests"] = [(sizes, 1.0) for sizes, _ in REQUESTS]
+    elif budget == "of 1.0 by default":
+        job["engine"]["hf_overrides"] = {"hired_budget": 1.0}
+    assert answer(tmp_path, job) == expected
 
 
 def test_two_ranks_keep_what_one_keeps(any_checkpoint: Path, tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from vllm.utils.torch_utils import set_default_torch_num_threads
 from vllm_hired.config import (
     OBSTACLE,
     HiredConfig,
-    HiredConfigError,
     given_settings,
     refuse_settings_among,
 )
 from vllm_hired.engine.models import MODELS
+from vllm_hired.errors import HiredConfigError
 
 
 @cache

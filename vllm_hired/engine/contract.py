@@ -27,6 +27,14 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
         *("attn", "num_heads_per_partition", "scale", "tp_size"),
     ),
     "clip:CLIPAttention.forward": ("attn",),
+    "siglip:SiglipVisionModel.__init__": ("vision_model",),
+    "siglip:SiglipVisionTransformer.__init__": ("encoder",),
+    "siglip:SiglipEncoder.__init__": ("layers",),
+    "siglip:SiglipEncoderLayer.__init__": ("self_attn",),
+    "siglip:SiglipAttention.__init__": (
+        *("attn", "num_heads_per_partition", "scale", "tp_size"),
+    ),
+    "siglip:SiglipAttention.forward": ("attn",),
     "llava:LlavaForConditionalGeneration.__init__": (
         *("vision_tower", "multi_modal_projector"),
     ),

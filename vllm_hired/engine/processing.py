@@ -30,11 +30,7 @@ from vllm.multimodal.processing import (
     TimingContext,
 )
 
-from vllm_hired.config import (
-    HiredConfigError,
-    read_budget,
-    setting_keys,
-)
+from vllm_hired.config import read_budget, setting_keys
 from vllm_hired.engine.contract import contract_problem
 from vllm_hired.engine.inputs import input_layouts, item_layout
 from vllm_hired.engine.metrics import metrics
@@ -46,7 +42,10 @@ from vllm_hired.engine.refusals import (
     refuse_extreme_pixels,
     refuse_tile_kwargs,
 )
+from vllm_hired.errors import HiredConfigError
 from vllm_hired.layouts import ImageSizeError, image_layout
+from vllm_hired.selectors import SELECTORS, make_selector
+from vllm_hired.selectors.probe import needs_problem, probe_problem
 
 # Under "vllm", where vLLM has set up its handlers.
 logger = init_logger(f"vllm.{__name__}")
@@ -148,11 +147,28 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         )
         if problem is not None:
             return "hired_budget", float(budget), problem
-        return processor_file_problem(
-            self.info.get_hf_config(),
-            self.info.get_hf_processor().image_processor,
-            self.info.ctx.get_mm_config().mm_processor_kwargs or {},
-        ) or self._dummy_problem(budget)
+        return (
+            self._method_problem()
+            or processor_file_problem(
+                self.info.get_hf_config(),
+                self.info.get_hf_processor().image_processor,
+                self.info.ctx.get_mm_config().mm_processor_kwargs or {},
+            )
+            or self._dummy_problem(budget)
+        )
+
+    def _method_problem(self) -> tuple[str, object, str] | None:
+        hired, hf_config = self.info.hired, self.info.get_hf_config()
+        tower_type = hf_config.vision_config.model_type
+        problem = needs_problem(hired.selector, tower_type, hired.attention)
+        if problem is not None or hired.selector in SELECTORS:
+            return problem
+        broken = probe_problem(
+            make_selector(hired.selector, hired.method),
+            self.info.get_largest_images().values(),
+            hired.alpha,
+        )
+        return None if broken is None else ("hired_selector", hired.selector, broken)
 
     def _dummy_problem(self, budget: Fraction) -> tuple[str, object, str] | None:
         """Sends a dummy image through upstream's code, with dropping and without: it

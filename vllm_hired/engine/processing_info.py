@@ -1,6 +1,6 @@
 """vLLM's processing info: how many tokens an image has, and where memory is planned.
 
-A mixin over upstream's, the same for every architecture; `vllm_hired.models` puts them
+A mixin over upstream's, the same for every architecture; `engine.models` puts them
 together.
 """
 
@@ -13,7 +13,8 @@ from vllm.multimodal.parse import ImageSize
 from vllm.multimodal.processing import BaseProcessingInfo, InputProcessingContext
 
 from vllm_hired.budget import KeptCount, kept_count
-from vllm_hired.config import PREFIX, HiredConfig
+from vllm_hired.config import HiredConfig
+from vllm_hired.errors import PREFIX
 from vllm_hired.layouts import Layout, image_layout, largest_image_sizes
 
 

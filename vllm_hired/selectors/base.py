@@ -13,6 +13,7 @@ from vllm_hired.budget import split_thumbnail
 from vllm_hired.layouts.base import Layout
 from vllm_hired.selectors.allocation import allocate, most_full, ranks
 from vllm_hired.selectors.index_tables import index_tables
+from vllm_hired.towers import Tower
 from vllm_hired.towers.observation import Observation, Quantity
 
 
@@ -45,6 +46,10 @@ class Selector(ABC):
     needs: ClassVar[frozenset[Quantity]] = frozenset()
     version: ClassVar[int] = 1
     uses_alpha: ClassVar[bool] = True
+
+    def needs_on(self, tower: Tower) -> frozenset[Quantity]:
+        """What must be observed on a kind of tower; `needs` unless overridden."""
+        return self.needs
 
     @abstractmethod
     def select(

@@ -6,7 +6,8 @@ from torch import Tensor
 from vllm_hired.layouts.base import Layout
 from vllm_hired.selectors.base import ScoreSelector
 from vllm_hired.selectors.index_tables import index_tables
-from vllm_hired.towers.observation import Observation
+from vllm_hired.towers import Tower
+from vllm_hired.towers.observation import Observation, Quantity
 
 # Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014): the
 # increment and the two multipliers of SplitMix64, as signed 64-bit integers.
@@ -19,17 +20,25 @@ _INCREMENT, *_MULTIPLIERS = (
 class RandomSelector(ScoreSelector):
     """Patches at random, seeded by the image; tiles share by their area.
 
-    The seed is the bits of the image's attention, so that no state is shared and one
-    image loses the same patches wherever its scores are the same.
+    The seed is the bits of the image's attention, or of its features where the tower
+    has no [CLS], so that no state is shared and one image loses the same patches
+    wherever its bits are the same.
     """
 
     needs = frozenset({"final_attention"})
+
+    def needs_on(self, tower: Tower) -> frozenset[Quantity]:
+        return self.needs if tower.has_cls else frozenset({"features"})
 
     def tile_weights(self, observation: Observation, layout: Layout) -> Tensor:
         return index_tables(layout, observation.device).tile_capacity
 
     def token_scores(self, observation: Observation, layout: Layout) -> Tensor:
-        bits = observation.final_attention.contiguous().view(torch.int32)
+        if "final_attention" in observation.quantities:
+            seed = observation.final_attention
+        else:
+            seed = observation.features.float().sum(dim=-1)
+        bits = seed.contiguous().view(torch.int32)
         places = torch.arange(bits.numel(), device=bits.device).view_as(bits)
         # All arithmetic wraps at 64 bits.
         state = bits.sum() + (places + 1) * _INCREMENT

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from vllm_hired.config import PREFIX, HiredConfigError
+from vllm_hired.errors import PREFIX, HiredConfigError
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def method_settings(method: type, name: str) -> dict[str, tuple[str, Number]]:
         return {}
     return {
         f"{PREFIX}{name}_{f.name}": (f.name, f.metadata["setting"])
-        for f in fields(method)  # type: ignore[arg-type]
+        for f in fields(method)
         if "setting" in f.metadata
     }
 

@@ -4,10 +4,21 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hired.engine.models import MODELS
+from vllm_hired.tools.config_file import read_config_file
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, incomplete, or of another kind."""
+
+
+def read_plain_config(model: str) -> Any:
+    """What `read_config` gives, as far as counting and costs need it: from config.json
+    alone where that says enough, which takes no time.
+
+    Raises:
+        CheckpointError
+    """
+    return _served(model, read_config_file(model) or read_config(model))
 
 
 def read_config(model: str) -> Any:
@@ -29,6 +40,10 @@ def read_config(model: str) -> Any:
             f"{model} is neither a directory with a config.json that transformers can "
             f"read nor the id of a model that can be found: {reason}"
         ) from error
+    return _served(model, hf_config)
+
+
+def _served(model: str, hf_config: Any) -> Any:
     architectures = getattr(hf_config, "architectures", None) or ["no architecture"]
     if architectures[0] not in MODELS:
         raise CheckpointError(

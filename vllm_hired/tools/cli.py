@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from vllm_hired import __version__
+
 COMMANDS = {
     "plan": "what a budget saves on given images: tokens, memory, requests, FLOPs",
     "inspect": "what is kept of an image, and why: a picture or a web page",
@@ -36,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     parser = argparse.ArgumentParser(prog="vllm-hired", description=__doc__)
+    parser.add_argument(
+        "--version", action="version", version=f"vllm-hired {__version__}"
+    )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     argv = sys.argv[1:] if argv is None else argv
     for name, what in COMMANDS.items():

@@ -14,7 +14,8 @@ from typing import Any
 from vllm_hired.budget import KeptCount, kept_count
 from vllm_hired.config import HiredConfig
 from vllm_hired.layouts import ImageSizeError, Layout, image_layout
-from vllm_hired.tools.checkpoint import read_config
+from vllm_hired.tools.arguments import budget_argument
+from vllm_hired.tools.checkpoint import read_plain_config
 from vllm_hired.tools.cost import BYTES, kv_bytes_per_token, prefill_cost
 from vllm_hired.tools.tables import Row, as_table
 
@@ -33,25 +34,38 @@ class SizeError(ValueError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="directory with a config.json, or a model id")
-    parser.add_argument("--size", nargs="+", default=[], metavar="WxH")
+    parser.add_argument(
+        "--size", nargs="+", default=[], metavar="WxH", help="in pixels: 1024x768"
+    )
     parser.add_argument(
         "--images", nargs="+", default=[], type=Path, help="images, or folders of them"
     )
-    parser.add_argument("--budget", nargs="+", type=float, default=[0.4, 0.2, 0.1])
-    parser.add_argument("--token-cap", type=int, help="hired_token_cap")
+    parser.add_argument(
+        "--budget",
+        nargs="+",
+        type=budget_argument,
+        default=[0.4, 0.2, 0.1],
+        help="fractions such as 0.2, or 20%% (default: 0.4 0.2 0.1)",
+    )
+    parser.add_argument("--token-cap", type=int, help="hired_token_cap (default: none)")
     parser.add_argument(
         "--text-tokens", type=int, default=100, help="prompt and answer (default: 100)"
     )
     parser.add_argument(
         "--kv-cache-gib", type=float, default=8.0, help="its size (default: 8)"
     )
-    parser.add_argument("--kv-cache-dtype", choices=BYTES, default="bfloat16")
+    parser.add_argument(
+        "--kv-cache-dtype",
+        choices=BYTES,
+        default="bfloat16",
+        help="of its numbers (default: bfloat16)",
+    )
     parser.add_argument(
         "--block-size", type=int, default=16, help="tokens of a KV block (default: 16)"
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true")
-    form.add_argument("--csv", action="store_true")
+    form.add_argument("--json", action="store_true", help="rows as JSON")
+    form.add_argument("--csv", action="store_true", help="rows as CSV")
     parser.set_defaults(run=run)
 
 
@@ -74,7 +88,7 @@ def run(args: argparse.Namespace) -> tuple[str, list[str]]:
             raise ValueError(
                 f"--{option} {getattr(args, name)}: it must be a number above 0"
             )
-    hf_config = read_config(args.model)
+    hf_config = read_plain_config(args.model)
     found, skipped = measure_images(hf_config, args.images)
     sizes += found
     if not sizes:

@@ -12,14 +12,18 @@ from vllm.logger import init_logger
 from vllm.model_executor.models.interfaces import SupportsMultiModal
 from vllm.multimodal.inputs import MultiModalKwargsItem
 
-from vllm_hired.config import HiredConfig, HiredConfigError, given_settings
-from vllm_hired.engine.capture import capture_cls_attention
+from vllm_hired.config import HiredConfig, given_settings
+from vllm_hired.engine.capture import capture
 from vllm_hired.engine.contract import contract_problem
 from vllm_hired.engine.inputs import input_layouts, item_layout
+from vllm_hired.errors import HiredConfigError
 from vllm_hired.layouts import Layout, image_layout, largest_image_sizes
-from vllm_hired.selectors import make_selector
+from vllm_hired.selectors import SELECTORS, make_selector
 from vllm_hired.selectors.base import Selection, kept_rows
-from vllm_hired.towers.observation import Observation, Quantity
+from vllm_hired.selectors.probe import GuardedSelector
+from vllm_hired.towers import TOWERS, Tower
+from vllm_hired.towers.observation import Observation
+from vllm_hired.towers.reading import observations, readings_for
 
 # Under "vllm", where vLLM has set up its handlers.
 logger = init_logger(f"vllm.{__name__}")
@@ -39,8 +43,13 @@ class HiredModelMixin(SupportsMultiModal):
         problem = contract_problem(type(self))
         if problem is not None and given_settings(self.config):
             raise HiredConfigError("hired_budget", float(self.hired.budget), problem)
-        self.selector = make_selector(self.hired.selector)
-        side = self.config.vision_config.image_size
+        self.selector = make_selector(self.hired.selector, self.hired.method)
+        if self.hired.selector not in SELECTORS:
+            self.selector = GuardedSelector(self.selector)
+        vision = self.config.vision_config
+        # One that cannot be read drops nothing, and is asked for nothing.
+        self.tower_kind = TOWERS.get(vision.model_type, Tower(False, "full"))
+        side = vision.image_size
         self.cells_per_partition = image_layout(
             self.config, side, side
         ).cells_per_partition
@@ -153,24 +162,21 @@ class HiredModelMixin(SupportsMultiModal):
         """Features `[sum of P, N, D]` of one tower forward, and per image what the
         selector needs to see of it."""
         partitions = [image.view(-1, *image.shape[-3:]) for image in pixel_values]
-        every: dict[Quantity, int] = {
-            "init_attention": self.hired.init_layer,
-            "final_attention": self.hired.final_layer,
-        }
-        layers = {n: layer for n, layer in every.items() if n in self.selector.needs}
-        with capture_cls_attention(self.vision_tower, {*layers.values()}) as captured:
+        needs = self.selector.needs_on(self.tower_kind)
+        readings = readings_for(
+            needs, self.hired.attention, self.hired.init_layer, self.hired.final_layer
+        )
+        with capture(self.vision_tower, readings) as measured:
             features = self._image_pixels_to_features(
                 self.vision_tower, torch.cat(partitions)
             )
-        seen = {name: captured[layer] for name, layer in layers.items()}
-        sizes = [layout.num_partitions for layout in layouts]
-        parts = {name: values.split(sizes) for name, values in seen.items()}
-        return features, [
-            Observation(
-                features.device, {name: part[image] for name, part in parts.items()}
-            )
-            for image in range(len(layouts))
-        ]
+        return features, observations(
+            features,
+            measured,
+            self.config.vision_config.num_attention_heads,
+            needs,
+            [layout.num_partitions for layout in layouts],
+        )
 
     @override
     def get_mm_lora_token_counts(
@@ -210,7 +216,7 @@ class HiredModelMixin(SupportsMultiModal):
 
     def _encoded(self, partitions: int) -> int:
         """Tokens of an image in the tower, a [CLS] a partition among them."""
-        return partitions * (self.cells_per_partition + 1)
+        return partitions * (self.cells_per_partition + self.tower_kind.has_cls)
 
 
 def _has_tower_lora(vllm_config: VllmConfig) -> bool:

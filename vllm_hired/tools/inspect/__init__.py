@@ -7,8 +7,10 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from vllm_hired.config import HiredConfig
-from vllm_hired.selectors import SELECTORS
+from vllm_hired.config import ATTENTIONS, HiredConfig
+from vllm_hired.errors import HiredConfigError
+from vllm_hired.selectors import selector_names
+from vllm_hired.tools.arguments import budget_argument
 
 
 class OutputError(ValueError):
@@ -16,18 +18,41 @@ class OutputError(ValueError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path)
-    parser.add_argument(
-        "--model", required=True, help="directory of a checkpoint, or a model id"
-    )
+    parser.add_argument("model", help="directory of a checkpoint, or a model id")
+    parser.add_argument("image", type=Path, help="file of an image")
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="a .png, or a .html page"
     )
     parser.add_argument(
-        "--budget", nargs="+", type=float, default=[0.2], help="default: 0.2"
+        "--budget",
+        nargs="+",
+        type=budget_argument,
+        default=[0.2],
+        help="fractions such as 0.2, or 20%% (default: 0.2)",
     )
-    parser.add_argument("--alpha", type=float, default=0.5, help="default: 0.5")
-    parser.add_argument("--selector", choices=SELECTORS, default="hired")
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="hired_alpha (default: 0.5)"
+    )
+    parser.add_argument(
+        "--selector",
+        choices=selector_names(),
+        default="hired",
+        help="hired_selector (default: hired)",
+    )
+    parser.add_argument(
+        "--attention",
+        choices=ATTENTIONS,
+        default="cls",
+        help="hired_attention (default: cls)",
+    )
+    parser.add_argument(
+        "--set",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        help="a setting of the selector, such as hired_scope_alpha 2",
+    )
     parser.add_argument("--init-layer", type=int, help="hired_init_layer")
     parser.add_argument("--final-layer", type=int, help="hired_final_layer")
     parser.add_argument("--token-cap", type=int, help="hired_token_cap")
@@ -78,11 +103,21 @@ def _settings(args: argparse.Namespace, budget: float) -> dict[str, object]:
         "hired_budget": budget,
         "hired_alpha": args.alpha,
         "hired_selector": args.selector,
+        "hired_attention": args.attention,
         "hired_init_layer": args.init_layer,
         "hired_final_layer": args.final_layer,
         "hired_token_cap": args.token_cap,
     }
+    for key, value in args.set:
+        settings[key] = number_argument(key, value)
     return {key: value for key, value in settings.items() if value is not None}
+
+
+def number_argument(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise HiredConfigError(key, text, "it must be a number") from error
 
 
 def _write(out: Path, data: bytes) -> None:

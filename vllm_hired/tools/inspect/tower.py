@@ -12,16 +12,19 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoProcessor, CLIPVisionModel
+from transformers import AutoModel, AutoProcessor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from vllm_hired.budget import KeptCount, kept_count
 from vllm_hired.config import HiredConfig, num_tower_layers
+from vllm_hired.errors import HiredConfigError
 from vllm_hired.layouts import Layout, image_layout
 from vllm_hired.selectors import make_selector
+from vllm_hired.selectors.probe import needs_problem
 from vllm_hired.tools.checkpoint import CheckpointError, read_config
-from vllm_hired.towers.attention import cls_attention
-from vllm_hired.towers.observation import Observation
+from vllm_hired.towers import TOWERS
+from vllm_hired.towers.observation import QUANTITIES, Observation
+from vllm_hired.towers.reading import observations, readings_for
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Inspection:
     def select(self, hired: HiredConfig) -> Tensor:
         """`[K]` int64 flat cell indices, in sequence order; without dropping, all."""
         kept = min(self.kept_count(hired).tokens, self.layout.num_selectable)
-        selector = make_selector(hired.selector)
+        selector = make_selector(hired.selector, hired.method)
         selection = selector.select(self.observation, self.layout, kept, hired.alpha)
         return selection.cells
 
@@ -83,6 +86,11 @@ def inspect_image(
     """
     hf_config = read_config(model)
     hired = HiredConfig.from_hf_config(with_settings(hf_config, settings))
+    problem = needs_problem(
+        hired.selector, hf_config.vision_config.model_type, hired.attention
+    )
+    if problem is not None:
+        raise HiredConfigError(*problem)
     layout = image_layout(hf_config, image.height, image.width)
     try:
         processor = AutoProcessor.from_pretrained(model).image_processor
@@ -107,13 +115,11 @@ def inspect_image(
 
 
 @torch.inference_mode()
-def observe(
-    tower: CLIPVisionModel, partitions: Tensor, hired: HiredConfig
-) -> Observation:
-    """[CLS] attention of the init and the final layer on `[P, 3, H, W]`
-    partitions."""
-    seen: dict[tuple[int, str], Tensor] = {}
+def observe(tower: Any, partitions: Tensor, hired: HiredConfig) -> Observation:
+    """All that any method may look at in `[P, 3, H, W]` partitions."""
+    kind = TOWERS[tower.config.model_type]
     layers = inner_tower(tower).encoder.layers
+    seen: dict[tuple[int, str], Tensor] = {}
 
     def watch(layer: int, name: str) -> None:
         def record(module: Any, inputs: Any, output: Tensor) -> None:
@@ -124,22 +130,28 @@ def observe(
     for layer in (hired.init_layer, hired.final_layer):
         for name in ("q_proj", "k_proj"):
             watch(layer, name)
-    tower(partitions)
-    init, final = (
-        cls_attention(
-            seen[layer, "q_proj"],
-            seen[layer, "k_proj"],
-            layers[layer].self_attn.num_heads,
-            layers[layer].self_attn.scale,
+    hidden = tower(partitions, output_hidden_states=True).hidden_states[-1]
+    # Without [CLS] there is no other attention to show.
+    attention = hired.attention if kind.has_cls else "received"
+    readings = readings_for(QUANTITIES, attention, hired.init_layer, hired.final_layer)
+    self_attn = layers[hired.final_layer].self_attn
+    measured = {
+        name: reading.measure(
+            seen[reading.layer, "q_proj"],
+            seen[reading.layer, "k_proj"],
+            self_attn.num_heads,
+            self_attn.scale,
         )
-        for layer in (hired.init_layer, hired.final_layer)
+        for name, reading in readings.items()
+    }
+    features = hidden[:, 1:] if kind.has_cls else hidden
+    (observation,) = observations(
+        features, measured, self_attn.num_heads, QUANTITIES, [len(partitions)]
     )
-    return Observation(
-        partitions.device, {"init_attention": init, "final_attention": final}
-    )
+    return observation
 
 
-def load_tower(model: str, hf_config: Any) -> CLIPVisionModel:
+def load_tower(model: str, hf_config: Any) -> Any:
     """The layers that run, in float32.
 
     Raises:
@@ -147,7 +159,7 @@ def load_tower(model: str, hf_config: Any) -> CLIPVisionModel:
     """
     config = deepcopy(hf_config.vision_config)
     config.num_hidden_layers = num_tower_layers(hf_config)
-    tower = CLIPVisionModel(config).eval()
+    tower = AutoModel.from_config(config).eval()
     own = inner_tower(tower).state_dict()
     found = {name: tensor for name, tensor in tower_weights(model) if name in own}
     for name, tensor in found.items():
@@ -157,7 +169,8 @@ def load_tower(model: str, hf_config: Any) -> CLIPVisionModel:
                 f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
             )
     # Applied to the last layer's output, which nobody reads here.
-    missing = [n for n in own if n not in found and "post_layernorm" not in n]
+    unread = ("post_layernorm", "head.")
+    missing = [n for n in own if n not in found and not n.startswith(unread)]
     missing = [n for n in missing if not n.endswith("position_ids")]
     if missing:
         raise CheckpointError(
@@ -194,6 +207,6 @@ def _file(model: str, name: str) -> str | None:
     return path
 
 
-def inner_tower(tower: CLIPVisionModel) -> Any:
+def inner_tower(tower: Any) -> Any:
     """Some versions of transformers nest the tower one level deeper."""
     return getattr(tower, "vision_model", tower)

@@ -1,0 +1,219 @@
+"""Selection methods of other packages: installed, listed, probed, guarded."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from importlib import import_module
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from vllm.exceptions import VLLMValidationError
+
+import vllm_hired.selectors as registry
+from tests.conftest import expect_refusal
+from tests.engine import noise_image
+from tests.front_end import FrontEnd
+from vllm_hired.layouts import Layout
+from vllm_hired.selectors.base import Selection, Selector
+from vllm_hired.selectors.probe import GuardedSelector, made_up_observation
+from vllm_hired.selectors.uniform import UniformSelector
+from vllm_hired.tools.cli import main
+
+EXAMPLE = Path(__file__).parents[1] / "examples/custom_selector"
+HALF = Fraction(1, 2)
+
+
+class GoodSelector(UniformSelector):
+    """As `uniform`, under another name."""
+
+    version = 3
+
+
+class WrongCount(UniformSelector):
+    def select(self, observation: Any, layout: Any, kept: int, alpha: Any) -> Selection:
+        cells = super().select(observation, layout, kept, alpha).cells
+        return Selection(cells[:-1])
+
+
+class WrongType(UniformSelector):
+    def select(self, observation: Any, layout: Any, kept: int, alpha: Any) -> Selection:
+        return Selection(super().select(observation, layout, kept, alpha).cells.int())
+
+
+class OutOfRange(UniformSelector):
+    def select(self, observation: Any, layout: Any, kept: int, alpha: Any) -> Selection:
+        cells = super().select(observation, layout, kept, alpha).cells
+        return Selection(cells + layout.num_cells)
+
+
+class Repeats(UniformSelector):
+    def select(self, observation: Any, layout: Any, kept: int, alpha: Any) -> Selection:
+        cells = super().select(observation, layout, kept, alpha).cells
+        return Selection(cells[:1].expand(kept))
+
+
+class WrongRows(UniformSelector):
+    def select(self, observation: Any, layout: Any, kept: int, alpha: Any) -> Selection:
+        cells = super().select(observation, layout, kept, alpha).cells
+        return Selection(cells, torch.zeros(kept, 3))
+
+
+class Raises(Selector):
+    def select(self, observation: Any, layout: Any, kept: int, alpha: Any) -> Selection:
+        raise ZeroDivisionError("on purpose")
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "too few": (WrongCount, r"it gives cells of shape \(\d+,\) and torch.int64, not"),
+    "another type": (WrongType, "and torch.int32, not"),
+    "out of range": (OutOfRange, "a cell lies outside 0 to"),
+    "the same cell": (Repeats, "a cell comes twice"),
+    "rows of another width": (WrongRows, r"its rows are \(\d+, 3\), not"),
+    "an exception": (Raises, "it raises ZeroDivisionError: on purpose"),
+    "no selector": (dict, "is no subclass of vllm_hired.selectors.base.Selector"),
+    "no such name": (None, "cannot be imported: AttributeError"),
+}
+
+Provide = Callable[[Any], None]
+
+
+@pytest.fixture
+def provide(monkeypatch: pytest.MonkeyPatch) -> Provide:
+    """Makes a class the method `theirs` of another package."""
+
+    def add(provided: Any) -> None:
+        module = ModuleType("their_package")
+        if provided is not None:
+            module.__dict__["Theirs"] = provided
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        entry = EntryPoint("theirs", "their_package:Theirs", registry.GROUP)
+        monkeypatch.setattr(registry, "third_party", lambda: {"theirs": entry})
+
+    return add
+
+
+def test_a_method_is_named_with_its_version_in_hashes(
+    checkpoint: Path, provide: Provide
+) -> None:
+    provide(GoodSelector)
+    image = noise_image(100, 80)
+    hashes = []
+    for version in (3, 4):
+        GoodSelector.version = version
+        front_end = FrontEnd(
+            checkpoint, hf_overrides={"hired_budget": 0.2, "hired_selector": "theirs"}
+        )
+        inputs = front_end(image)
+        assert front_end.placeholders(inputs) == [front_end.expected(image, "0.2")]
+        hashes.append(inputs["mm_hashes"]["image"][0])
+    assert hashes[0] != hashes[1]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_method_is_refused_by_name(
+    checkpoint: Path, provide: Provide, name: str
+) -> None:
+    """At start-up, on a layout of the model."""
+    method, said = BROKEN[name]
+    provide(method)
+    overrides = {"hired_budget": 0.2, "hired_selector": "theirs"}
+    with expect_refusal(match=f"hired_selector='theirs' is not allowed: .*{said}"):
+        FrontEnd(checkpoint, hf_overrides=overrides)
+
+
+@pytest.mark.parametrize("method", [WrongCount, OutOfRange, Raises])
+def test_whatever_a_method_does_the_count_holds(method: type[Selector]) -> None:
+    """On an image that the probe did not foresee."""
+    layout = Layout(4, 6, 2, 1, 0, 1, 8, 4)
+    for kept in (1, 10, layout.num_selectable):
+        selector = GuardedSelector(method())
+        selection = selector.select(made_up_observation(layout), layout, kept, HALF)
+        assert selection.cells.shape == (kept,)
+        assert int(selection.cells.min()) >= 0
+        assert int(selection.cells.max()) < layout.num_cells
+
+
+@pytest.mark.slow
+def test_the_example_is_installed_and_served(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`examples/custom_selector`, as pip installs it, in a process that finds it."""
+    site = tmp_path / "site"
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, "--target", site, EXAMPLE],
+        check=True,
+    )
+    code = (
+        "import sys, torch; from pathlib import Path\n"
+        "from tests.front_end import FrontEnd; from tests.engine import noise_image\n"
+        "from vllm_hired.selectors import selector_names\n"
+        "assert 'centre' in selector_names()\n"
+        "overrides = {'hired_budget': 0.2, 'hired_selector': 'centre',\n"
+        "             'hired_centre_stretch': 2}\n"
+        "front_end = FrontEnd(Path(sys.argv[1]), hf_overrides=overrides)\n"
+        "inputs = front_end(noise_image(112, 112))\n"
+        "print(front_end.placeholders(inputs), front_end.processor.info.hired.method)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, checkpoint],
+        env=os.environ | {"PYTHONPATH": f"{site}:{Path.cwd()}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "[64] (('version', 1), ('stretch', 2.0))" in done.stdout
+
+
+def test_settings_of_a_method_belong_to_it(
+    checkpoint: Path, provide: Provide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    provide(import_module("vllm_hired_centre").CentreSelector)
+    base = {"hired_budget": 0.2, "hired_selector": "theirs"}
+    for value, said in (
+        (100, r"hired_theirs_stretch=100 is not allowed: a number in \[0.1, 10\]"),
+        (True, "hired_theirs_stretch=True is not allowed"),
+        ("wide", "hired_theirs_stretch='wide' is not allowed"),
+    ):
+        with expect_refusal(match=said):
+            FrontEnd(checkpoint, hf_overrides=base | {"hired_theirs_stretch": value})
+    with expect_refusal(match="it is a setting of hired_selector=theirs, not of hired"):
+        FrontEnd(
+            checkpoint, hf_overrides={"hired_budget": 0.2, "hired_theirs_stretch": 2}
+        )
+    hashes = {
+        FrontEnd(checkpoint, hf_overrides=base | own)(noise_image(60, 60))["mm_hashes"][
+            "image"
+        ][0]
+        for own in ({}, {"hired_theirs_stretch": 1.0}, {"hired_theirs_stretch": 2})
+    }
+    assert len(hashes) == 2
+
+
+def test_the_command_lists_it(
+    checkpoint: Path, provide: Provide, capsys: pytest.CaptureFixture[str]
+) -> None:
+    provide(GoodSelector)
+    with pytest.raises(SystemExit):
+        main(["inspect", "--help"])
+    assert "theirs" in capsys.readouterr().out
+
+
+def test_a_request_under_a_broken_method_is_refused(
+    checkpoint: Path, provide: Provide
+) -> None:
+    """The method comes with the engine; a request only sets a budget."""
+    provide(GoodSelector)
+    front_end = FrontEnd(
+        checkpoint, hf_overrides={"hired_budget": 0.2, "hired_selector": "theirs"}
+    )
+    with pytest.raises(VLLMValidationError, match="hired_selector is not a setting"):
+        front_end(noise_image(60, 60), hired_selector="hired")

@@ -1,0 +1,67 @@
+"""DivPrune (Alvar et al., CVPR 2025, arXiv 2503.02175), algorithm 1."""
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from vllm_hired.layouts.base import Layout
+from vllm_hired.selectors.base import Selection, Selector
+from vllm_hired.selectors.index_tables import index_tables
+from vllm_hired.selectors.similarity import is_finite, unit_features
+from vllm_hired.towers.observation import Observation
+
+BEYOND_ANY_SIMILARITY = 2.0
+
+
+class DivPruneSelector(Selector):
+    """Patches as different from one another as possible, whatever is looked at.
+
+    Greedy for the max-min diversity problem with the cosine distance: the first cell is
+    the one whose nearest neighbour is farthest, and each next one is the cell whose
+    least distance to those selected is greatest. Ties go to the lower place in
+    sequence. Cells with a feature that is not finite come last.
+
+    Scope: per image, over all valid cells; there are no quotas. Needs the features.
+    Memory: the `V x V` similarities of the `V` valid cells in float32, 33 MB for 2,880.
+    Costs their `V * V * D` products and `K` steps of three operators over `V` numbers.
+
+    The authors compare tokens after the projector, newline tokens among them. Here they
+    are compared before it, since only what is kept is projected, and newline tokens are
+    dropped.
+    """
+
+    needs = frozenset({"features"})
+    uses_alpha = False
+
+    def select(
+        self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
+    ) -> Selection:
+        sequence = index_tables(layout, observation.device).sequence
+        features = observation.features.flatten(0, 1)[sequence]
+        units = unit_features(features)
+        last = torch.where(is_finite(features), -torch.inf, BEYOND_ANY_SIMILARITY)
+        selected = farthest_first(units @ units.T, last, kept)
+        return Selection(sequence[torch.argsort(~selected, stable=True)[:kept]])
+
+
+def farthest_first(similarity: Tensor, least: Tensor, kept: int) -> Tensor:
+    """`[V]` bool, `kept` of them: greedy max-min distance, ties to the lower index.
+
+    Args:
+        similarity: `[V, V]` float, finite; its diagonal is overwritten.
+        least: `[V]`, a lower bound on how near each is to those selected.
+        kept: at least 1 and at most `V`.
+    """
+    diagonal = similarity.diagonal()
+    diagonal.fill_(-torch.inf)
+    # Both ways, because products round: two that are each other's nearest are to tie.
+    neighbour = torch.maximum(similarity.amax(dim=0), similarity.amax(dim=1))
+    first = torch.maximum(neighbour, least).argmin(dim=0, keepdim=True)
+    # A cell is infinitely near to itself, so that none is selected again.
+    diagonal.fill_(torch.inf)
+    nearest = torch.maximum(similarity.index_select(0, first)[0], least)
+    for _ in range(kept - 1):
+        farthest = nearest.argmin(dim=0, keepdim=True)
+        nearest = torch.maximum(nearest, similarity.index_select(0, farthest)[0])
+    return nearest.isposinf()
