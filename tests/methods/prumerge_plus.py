@@ -8,6 +8,7 @@ from tests.methods.plain import (
     added,
     by_attention,
     cosine,
+    finite,
     share,
     spread,
 )
@@ -27,7 +28,7 @@ def keep(partition: Partition, quota: int, wanted: float) -> Kept:
         key = partition.keys[center]
         near = [cell for cell in partition.valid if cell != center]
         near.sort(key=lambda cell: (-cosine(key, partition.keys[cell]), cell))
-        row = partition.features[center]
+        row = finite(partition.features[center])
         for cell in near[:32]:
             row = added(row, partition.features[cell], attention[cell] / total)
         rows[center] = row

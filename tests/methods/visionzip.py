@@ -6,6 +6,7 @@ from tests.methods.plain import (
     added,
     by_attention,
     cosine,
+    finite,
     share,
     spread,
 )
@@ -25,7 +26,7 @@ def keep(partition: Partition, quota: int, wanted: float) -> Kept:
 
     rows = {cell: partition.features[cell] for cell in dominant}
     for sample, cells in taken.items():
-        row = added(partition.features[sample], [0.0] * len(partition.features[sample]))
+        row = finite(partition.features[sample])
         for cell in cells:
             row = added(row, partition.features[cell], 1 / len(cells))
         rows[sample] = row

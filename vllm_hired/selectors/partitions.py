@@ -43,8 +43,8 @@ def evenly_spaced(among: Tensor, sizes: Tensor, counts: Tensor) -> Tensor:
     """
     places = among.cumsum(dim=-1) - 1
     sizes, counts = sizes.clamp(min=1)[:, None], counts[:, None]
-    # A place is one of these if a multiple of `M / c` lies less than 1 before the next
-    # place: place * c rounded up to a multiple of M gains less than c.
+    # Place p is floor(i * M / c) for some i exactly where a multiple of M lies in
+    # [p * c, (p + 1) * c).
     return among & ((-places * counts) % sizes < counts)
 
 
@@ -61,6 +61,20 @@ def chosen_cells(is_chosen: Tensor, count: int) -> Tensor:
 def take(values: Tensor, cells: Tensor) -> Tensor:
     """`[P, Q, D]`: of `values`, `[P, N, D]`, those of `cells`, `[P, Q]`."""
     return values.gather(1, cells.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def rows_at(rows: Tensor, is_chosen: Tensor, cells: Tensor) -> Tensor:
+    """`[K, D]`: the rows of `cells`; of those that were not chosen, any row.
+
+    Args:
+        rows: `[P, Q, D]`, in the order of `chosen_cells`.
+        is_chosen: `[P, N]` bool.
+        cells: `[K]` int64 flat cell indices.
+    """
+    partitions, most, _ = rows.shape
+    first = most * torch.arange(partitions, device=rows.device)[:, None]
+    places = (first + is_chosen.cumsum(dim=-1) - 1).clamp(min=0)
+    return rows.flatten(0, 1)[places.flatten()[cells]]
 
 
 def finite(values: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from vllm_hired.selectors.partitions import (
     evenly_spaced,
     finite,
     most_attended,
+    rows_at,
     saturated,
     take,
 )
@@ -34,14 +35,14 @@ class PruMergePlusSelector(Selector):
     among the others. To the feature of each kept cell the features of its 32 nearest
     cells (cosine of keys; kept cells are among them, and one cell may be added to
     several) are added, weighted by attention: `y_p + sum of a_j * y_j`. `a` is the
-    [CLS] attention, scaled to sum to 1 over the partition.
+    [CLS] attention, scaled to sum to 1 over the partition, padding included.
 
     Scope: each partition for itself. Quotas: in proportion to valid cells. They follow
     from sizes alone. The authors' count follows the image: `m` outliers of [CLS]
-    attention (above `Q3 + 1.5 IQR`), and samples at steps of `N / 3m`, about three to
-    an outlier. Here the count is fixed and split in that proportion: a quarter for
-    attention, rounded up, the rest for samples. Where a sample is an outlier itself,
-    the next by attention comes in, so that the count is exact.
+    attention (above `Q3 + 1.5 IQR`), and in their code samples at steps of `N / 3m`,
+    about three to an outlier. Here the count is fixed and split in that proportion: a
+    quarter for attention, rounded up, the rest for samples. Where a sample is an
+    outlier itself, the next by attention comes in, so that the count is exact.
     Attention, keys and features are those of the tower's last used layer, the second
     to last in LLaVA, as in the paper.
 
@@ -84,12 +85,9 @@ class PruMergePlusSelector(Selector):
         centers = chosen_cells(is_kept, max(quotas))
         is_near = nearest(directions(observation.keys), centers, valid)
         values = finite(features)
-        rows = take(values, centers) + (
-            is_near * attention_weights(attention)[:, None] @ values
-        )
-        first = torch.arange(len(quotas), device=device)[:, None] * max(quotas)
-        places = (first + is_kept.cumsum(dim=-1) - 1).flatten()[cells]
-        return Selection(cells, saturated(rows.flatten(0, 1)[places], features.dtype))
+        weights = is_near * attention_weights(attention)[:, None]
+        rows = saturated(take(values, centers) + weights @ values, features.dtype)
+        return Selection(cells, rows_at(rows, is_kept, cells))
 
 
 def nearest(keys: Tensor, centers: Tensor, valid: Tensor) -> Tensor:

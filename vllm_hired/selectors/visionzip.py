@@ -16,6 +16,7 @@ from vllm_hired.selectors.partitions import (
     evenly_spaced,
     finite,
     most_attended,
+    rows_at,
     saturated,
     take,
 )
@@ -82,13 +83,9 @@ class VisionZipSelector(Selector):
             directions(observation.keys), sample_cells, counts[2], is_other & ~is_sample
         )
         merged = merge(finite(features), sample_cells, assigned)
-        merged = saturated(merged, features.dtype).flatten(0, 1)
-
-        first = torch.arange(len(quotas), device=device)[:, None] * max(samples)
-        places = (first + is_sample.cumsum(dim=-1) - 1).clamp(min=0)
         rows = torch.where(
             is_sample.flatten()[cells].unsqueeze(-1),
-            merged[places.flatten()[cells]],
+            rows_at(saturated(merged, features.dtype), is_sample, cells),
             features.flatten(0, 1)[cells],
         )
         return Selection(cells, rows)

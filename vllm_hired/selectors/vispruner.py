@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vllm_hired.budget import proportional_quotas, share_of
 from vllm_hired.layouts.base import Layout
@@ -93,13 +94,15 @@ def remove_duplicates(
         `[P, L']` int64, of which the first `wanted` count.
     """
     units = directions(features)
-    cosines = units @ units.mT
+    # One more column, for those that a list is short of.
+    cosines = pad(units @ units.mT, (0, 1), value=-torch.inf)
     partitions = torch.arange(len(sizes), device=listed.device)[:, None, None]
     lengths = rounds(sizes, wanted)
     table = integer_table(lengths, listed.device)
-    for number_of_round, after in enumerate(lengths[1:]):
-        before, left = table[number_of_round : number_of_round + 2].unsqueeze(-1)
-        listed = _round(cosines, partitions, listed, before, left, max(after))
+    for before, after, length in zip(table, table[1:], lengths[1:], strict=False):
+        listed = _round(
+            cosines, partitions, listed, before[:, None], after[:, None], max(length)
+        )
     return listed
 
 
@@ -115,12 +118,12 @@ def _round(
     how many of each list count."""
     places = torch.arange(listed.shape[1], device=listed.device)
     is_missing = places >= before
-    first, second = listed[:, ::2], listed[:, 1::2]
+    first = listed[:, ::2]
+    second = listed[:, 1::2].masked_fill(is_missing[:, 1::2], cosines.shape[1])
     similarity = cosines[partitions, first.unsqueeze(-1), second.unsqueeze(-2)]
-    similarity = similarity.masked_fill(is_missing[:, None, 1::2], -torch.inf)
     closest = similarity.amax(dim=-1).masked_fill(is_missing[:, ::2], -torch.inf)
     order = torch.argsort(closest, dim=-1, descending=True, stable=True)
-    dealt = torch.cat([first.gather(1, order), second], dim=1)
+    dealt = torch.cat([first.gather(1, order), listed[:, 1::2]], dim=1)
 
     dropped = before - after
     first_left = (before + 1) // 2 - dropped
