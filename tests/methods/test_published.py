@@ -133,7 +133,7 @@ def test_fastervlm_equals_the_oracle(
 def test_globalcom2_equals_the_oracle(
     make: Callable[[Layout, random.Random], Observation],
 ) -> None:
-    """In counts exactly, in cells as far as their scores differ at all."""
+    """In counts exactly, in cells as far as their scores differ in float32."""
     for layout, kept, rng in cases(200):
         observation = make(layout, rng)
         chosen = run(make_selector("globalcom2"), observation, layout, kept)
@@ -144,7 +144,7 @@ def test_globalcom2_equals_the_oracle(
             own = [scores[partition][cell] for p, cell in chosen if p == partition]
             wanted = best(scores[partition], image.valid(partition), quota)
             assert sorted(own) == pytest.approx(
-                sorted(scores[partition][cell] for cell in wanted), abs=1e-12
+                sorted(scores[partition][cell] for cell in wanted), abs=1e-6
             )
 
 

@@ -66,7 +66,7 @@ class GlobalCom2Selector(ScoreSelector):
         guide = _on_tiles(attention[layout.thumbnail_partition], layout)
         last = layout.num_partitions - layout.num_tiles - layout.first_tile
         guide = pad(guide, (0, 0, layout.first_tile, last))
-        return _normalised(attention, valid) + _normalised(guide, valid)
+        return (_normalised(attention, valid) + _normalised(guide, valid)).float()
 
 
 def _finite(attention: Tensor) -> Tensor:

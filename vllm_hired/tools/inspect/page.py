@@ -76,7 +76,8 @@ def page_data(inspection: Inspection, hired: HiredConfig) -> dict[str, Any]:
 def selector_data(
     name: str, selector: ScoreSelector, inspection: Inspection
 ) -> dict[str, Any]:
-    """What a method gives to the common part of all: weights, scores, its alpha."""
+    """What a method gives to the common part of all: weights, scores, its share of the
+    thumbnail where `hired_alpha` is not it."""
     weights = selector.tile_weights(inspection.observation, inspection.layout)
     share = selector.thumbnail_share(inspection.layout, Fraction(1))
     return {
@@ -87,7 +88,7 @@ def selector_data(
         "scores": as_base64(
             selector.token_scores(inspection.observation, inspection.layout)
         ),
-        "alpha": None if selector.uses_alpha else int(100 * share),
+        "share": None if selector.uses_alpha else share.as_integer_ratio(),
     }
 
 

@@ -6,7 +6,7 @@ function countNote() {
     return `Nothing is dropped: vLLM's stock path${height ? `, its ${height} newline tokens included` : ""}. Alpha has no effect.`;
   }
   const newlines = height ? `Dropping leaves out the ${height} newline tokens too.` : "";
-  const wanted = budget === 100 ? stockTokens : Math.max(floorPercent(budget, partitions * N), 1);
+  const wanted = budget === 100 ? stockTokens : Math.max(floorShare([budget, 100], partitions * N), 1);
   if (selection.count === data.token_cap && wanted > data.token_cap) return `${newlines} Held down by the token cap of ${number(data.token_cap)}.`;
   if (selection.count === selectable) return `${newlines} Every patch that is not padding is kept.`;
   return newlines;
@@ -43,7 +43,7 @@ function update() {
   for (const patch of selection.indices) isKept[patch] = 1;
 
   controls.alpha.step = alpha % 5 ? 1 : 5;
-  controls.alpha.disabled = selector.alpha !== null;
+  controls.alpha.disabled = selector.share !== null;
   for (const [id, value] of [["budget", shown.budget], ["alpha", alpha]]) {
     const input = controls[id];
     input.value = value;
@@ -57,7 +57,7 @@ function update() {
   byId("keys").hidden = shown.view !== "kept";
   byId("selector-about").textContent = selector.about;
   byId("alpha-about").textContent = partitions === 1 ? "No effect: there are no tiles."
-    : selector.alpha === null ? "The thumbnail's part of the kept tokens." : "Fixed by this selector.";
+    : selector.share === null ? "The thumbnail's part of the kept tokens." : "Fixed by this selector.";
 
   byId("count-kept").textContent = selection.count;
   byId("count-stock").textContent = stockTokens;

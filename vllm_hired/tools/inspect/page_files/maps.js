@@ -5,7 +5,10 @@ let selection = null;
 const isKept = new Uint8Array(partitions * N);
 
 const controls = Object.fromEntries(["budget", "alpha", "selector"].map((id) => [id, byId(id)]));
-const currentAlpha = () => selectors.get(shown.selector).alpha ?? shown.alpha;
+function currentAlpha() {
+  const { share } = selectors.get(shown.selector);
+  return share ? Math.round((100 * share[0]) / share[1]) : shown.alpha;
+}
 
 const number = (value) => value.toLocaleString("en");
 /** As `Geometry.partition_names` has it, and as pictures do, with a capital. */

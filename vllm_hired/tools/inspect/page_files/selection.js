@@ -32,16 +32,16 @@ for (const patch of sequence) isValid[patch] = 1;
 
 /* ---- The selection: counts in integers, the split among tiles in BigInt. ---- */
 
-const floorPercent = (percent, whole) => (percent * whole - (percent * whole) % 100) / 100;
+const floorShare = ([part, all], whole) => (part * whole - (part * whole) % all) / all;
 
 function keptCount(budget) {
   const cap = data.token_cap ?? stockTokens;
   if (budget === 100) return stockTokens <= cap ? stockTokens : Math.min(selectable, cap);
-  return Math.min(Math.max(floorPercent(budget, partitions * N), 1), selectable, cap);
+  return Math.min(Math.max(floorShare([budget, 100], partitions * N), 1), selectable, cap);
 }
 
-function splitThumbnail(kept, alpha) {
-  const thumbnail = Math.min(floorPercent(alpha, kept), N);
+function splitThumbnail(kept, share) {
+  const thumbnail = Math.min(floorShare(share, kept), N);
   const tiles = Math.min(kept - thumbnail, height * width);
   return [kept - tiles, tiles];
 }
@@ -99,7 +99,7 @@ function select(name, budget, alpha) {
   if (!selector) throw new RangeError(`no selector named ${name}`);
   const count = keptCount(budget);
   if (isStockPath(budget)) return { count, indices: [...sequence], thumbnail: N, tiles: [...capacities] };
-  const [thumbnail, inTiles] = splitThumbnail(count, selector.alpha ?? alpha);
+  const [thumbnail, inTiles] = splitThumbnail(count, selector.share ?? [alpha, 100]);
   const tiles = allocate(selector.weights, capacities.map(BigInt), BigInt(inTiles)).map(Number);
   const quota = [thumbnail, ...tiles];
   const ranks = ranksOf(selector);
