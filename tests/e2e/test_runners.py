@@ -24,14 +24,12 @@ TESTS = {
             "chunked_prefill_changes_nothing[llava_next-options0]",
         ],
         "test_lora": ["equals_merged_weights[llava_next]"],
-        "test_pooling": ["embeddings_equal_hfs[llava_next]"],
         "test_processes": ["without_a_budget_everything_is_stocks[llava_next-unset]"],
     },
     "v1-compiled": {
         "test_generation": [
             "equals_hf_fed_the_oracles_embeddings[llava_next-mixed prompts-0.2]",
             "one_batch_of_all_kinds[llava_next]",
-            "chunked_prefill_changes_nothing[llava_next-options0]",
         ],
         "test_processes": ["without_a_budget_everything_is_stocks[llava_next-unset]"],
     },

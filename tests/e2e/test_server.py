@@ -181,15 +181,17 @@ def test_metrics_of_known_requests(server: Server) -> None:
     server.prompt_tokens(IMAGE, OTHER)
     server.prompt_tokens(IMAGE, n=2, temperature=1.0)
     server.prompt_tokens(OTHER, **at_tenth)
-    server.prompt_tokens()
+    # A token a character: with an image it is too long, without one it is not.
+    almost = "x" * (1016 - server.prompt_tokens(prompt=""))
     refused = (
+        server.chat(IMAGE, prompt=almost),
         server.chat(IMAGE, mm_processor_kwargs={"hired_budget": 0.9}),
         server.chat(IMAGE, prompt="long " * 1000),
         server.chat(data_url(b"no image")),
     )
-    assert [response.status_code for response in refused] == [400] * 3
+    assert [response.status_code for response in refused] == [400] * 4
 
-    # The prompt that is too long has been processed before it is refused.
+    # The image that makes a prompt too long has been processed before it is refused.
     kept = [server.kept(SQUARE)] * 6 + [server.kept(WIDE), server.kept(WIDE, "0.1")]
     stock = 6 * server.stock(SQUARE) + 2 * server.stock(WIDE)
     assert server.counters() == {

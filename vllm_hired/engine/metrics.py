@@ -1,8 +1,8 @@
 """Prometheus counters on the server's own `/metrics`: images, tokens kept and dropped.
 
 An image counts when the front end has processed a request that carries it, once a
-request, from a cache too. A request that is refused later, because its prompt is too
-long for instance, has counted. vLLM's own dummy images do not.
+request, from a cache too. A request that is refused later, because its images make it
+too long for instance, has counted. vLLM's own dummy images do not.
 """
 
 from dataclasses import dataclass
