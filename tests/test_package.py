@@ -47,7 +47,10 @@ def test_both_pass_twine_and_hold_the_whole_package(
     sdist, wheel = distributions
     run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
     files = files_of("vllm_hired")
-    assert {"vllm_hired/py.typed", "vllm_hired/inspect/page_files/page.html"} <= files
+    assert {
+        "vllm_hired/py.typed",
+        "vllm_hired/tools/inspect/page_files/page.html",
+    } <= files
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert files <= names
