@@ -36,7 +36,7 @@ def start(
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
         check=False,
     )
 

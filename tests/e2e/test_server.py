@@ -41,7 +41,7 @@ OPTIONS = (
     "--max-num-batched-tokens 1024 --max-num-seqs 8 --limit-mm-per-prompt.image 3"
 )
 DASHBOARD = Path(__file__).parents[2] / "docs/dashboards/vllm-hired.json"
-START_LIMIT_S = 240
+START_LIMIT_S = 600
 
 
 @dataclass
