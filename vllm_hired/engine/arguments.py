@@ -91,7 +91,7 @@ def check_engine(args: EngineArgs, model_config: ModelConfig) -> None:
             "not together with --enable-tower-connector-lora: images that stay whole "
             "take a second forward, which would get others' adapters",
         )
-    if hired.is_active(hired.max_budget) or hired.is_active(hired.budget):
+    if hired.is_active(hired.budget):
         check_processor(model_config)
 
 

@@ -11,7 +11,7 @@ function currentAlpha() {
 }
 
 const number = (value) => value.toLocaleString("en");
-/** As `Geometry.partition_names` has it, and as pictures do, with a capital. */
+/** As `Layout.partition_names` has it, and as pictures do, with a capital. */
 const partitionName = (partition) => data.partitions[partition].replace(/^./, (first) => first.toUpperCase());
 const percent = (part, whole) => `${whole ? ((100 * part) / whole).toFixed(1) : "0.0"}%`;
 
