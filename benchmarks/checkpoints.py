@@ -259,13 +259,13 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int | None = 0) -> Path:
     tokenizer = make_tokenizer()
     config = make_config(shape, tokenizer)
     if seed is not None:
-        save_weights(folder, _random_model(config, seed))
+        save_weights(folder, random_model(config, seed))
     config.save_pretrained(folder)
     make_processor(shape, tokenizer).save_pretrained(folder)
     return folder
 
 
-def _random_model(config: Any, seed: int) -> Any:
+def random_model(config: Any, seed: int) -> Any:
     with torch.random.fork_rng():
         # Vectors stay as HF draws them, from the global generator.
         torch.manual_seed(seed)

@@ -27,14 +27,15 @@ class KeptCount:
 def kept_count(layout: Layout, budget: Fraction, token_cap: int | None) -> KeptCount:
     """`K` of an image.
 
-    `clamp(floor(rho * P * N), least_kept, N + V_sub)`, at most `token_cap`. At
-    `rho = 1` the image stays as it is in stock vLLM, unless the cap is lower.
+    `floor(rho * P * N)`, at most `token_cap`, then between `least_kept` and
+    `N + V_sub`. At `rho = 1` the image stays as it is in stock vLLM, unless the cap is
+    lower.
     """
     cap = layout.num_stock_tokens if token_cap is None else token_cap
     if budget == 1 and layout.num_stock_tokens <= cap:
         return KeptCount(layout.num_stock_tokens, is_undropped=True)
     wanted = budget.numerator * layout.num_cells // budget.denominator
-    kept = min(max(wanted, layout.least_kept), layout.num_selectable, cap)
+    kept = min(max(min(wanted, cap), layout.least_kept), layout.num_selectable)
     return KeptCount(kept, is_undropped=False)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_hired.errors import PREFIX, HiredConfigError
 from vllm_hired.selectors import read_method, selector_names
-from vllm_hired.towers import TOWERS
+from vllm_hired.towers import TOWERS, tower_type
 
 OBSTACLE = "_hired_obstacle"
 """Attribute of an HF config, by which every process of an engine learns why no budget
@@ -74,7 +74,8 @@ class HiredConfig:
                 "(an unset hired_budget is 1.0)",
             )
         # A tower that HiRED cannot use may have no layers to count.
-        layers = 0 if unsupported else num_tower_layers(hf_config)
+        layers = [] if unsupported else ranking_layers(hf_config)
+        tower = TOWERS.get(tower_type(hf_config))
         selector = _read_name(
             "hired_selector", given.get("hired_selector", "hired"), selector_names()
         )
@@ -87,10 +88,12 @@ class HiredConfig:
                 "hired_alpha", given.get("hired_alpha", 0.5), "a number in [0, 1]"
             ),
             init_layer=_read_layer("hired_init_layer", given, 0, layers),
-            final_layer=_read_layer("hired_final_layer", given, layers - 1, layers),
+            final_layer=_read_layer("hired_final_layer", given, -1, layers),
             selector=selector,
             attention=_read_name(
-                "hired_attention", given.get("hired_attention", "cls"), ATTENTIONS
+                "hired_attention",
+                given.get("hired_attention", tower.attention if tower else "cls"),
+                ATTENTIONS,
             ),
             method=read_method(selector, own, SETTINGS),
             unsupported=unsupported,
@@ -203,10 +206,27 @@ def setting_keys(processor_kwargs: Mapping[str, object]) -> list[str]:
 
 
 def num_tower_layers(hf_config: Any) -> int:
-    """How many layers of the vision tower run: up to `vision_feature_layer`."""
+    """How many layers of the vision tower run: up to `vision_feature_layer`, where the
+    model has one."""
+    vision = hf_config.vision_config
+    tower = TOWERS.get(tower_type(hf_config))
+    if tower is not None and tower.feature_strategy is None:
+        return int(vision.depth)
     layer: int = hf_config.vision_feature_layer
-    total: int = hf_config.vision_config.num_hidden_layers
+    total: int = vision.num_hidden_layers
     return layer if layer >= 0 else total + layer + 1
+
+
+def ranking_layers(hf_config: Any) -> list[int]:
+    """Layers of the tower whose attention can rank the cells of a whole partition.
+
+    All that run; in Qwen2.5-VL those of `fullatt_block_indexes` alone. Its other layers
+    attend within windows, so a query and a key of two windows were never compared.
+    """
+    whole = getattr(hf_config.vision_config, "fullatt_block_indexes", None)
+    if whole is not None:
+        return sorted(int(layer) for layer in whole)
+    return [*range(num_tower_layers(hf_config))]
 
 
 def unsupported_tower(hf_config: Any) -> tuple[str, object, str] | None:
@@ -214,7 +234,7 @@ def unsupported_tower(hf_config: Any) -> tuple[str, object, str] | None:
 
     As the arguments of a `HiredConfigError`, so that each refusal is a new one.
     """
-    model_type = hf_config.vision_config.model_type
+    model_type = tower_type(hf_config)
     tower = TOWERS.get(model_type)
     if tower is None:
         return (
@@ -223,6 +243,8 @@ def unsupported_tower(hf_config: Any) -> tuple[str, object, str] | None:
             f"vllm_hired can read the towers {', '.join(TOWERS)}; serve this model "
             "without hired_* settings",
         )
+    if tower.feature_strategy is None:
+        return None
     strategy = hf_config.vision_feature_select_strategy
     if strategy != tower.feature_strategy:
         return (
@@ -288,18 +310,20 @@ def _read_token_cap(value: object) -> int | None:
 
 
 def _read_layer(
-    setting: str, given: dict[str, Any], default: int, num_layers: int
+    setting: str, given: dict[str, Any], default: int, layers: Sequence[int]
 ) -> int:
-    value = given.get(setting, default)
-    if setting in given and (
-        isinstance(value, bool)
-        or not isinstance(value, int)
-        or not 0 <= value < num_layers
-    ):
+    """One of `layers`; by default that at the place `default` among them."""
+    if setting not in given:
+        return layers[default] if layers else default
+    value = given[setting]
+    if isinstance(value, bool) or not isinstance(value, int) or value not in layers:
+        consecutive = [*layers] == [*range(len(layers))]
         raise HiredConfigError(
             setting,
             value,
-            f"the vision tower runs layers 0 to {num_layers - 1} "
-            "(vision_feature_layer decides which is the last)",
+            f"the vision tower runs layers 0 to {len(layers) - 1} "
+            "(vision_feature_layer decides which is the last)"
+            if consecutive
+            else f"its layers with full attention are {', '.join(map(str, layers))}",
         )
-    return int(value)
+    return value

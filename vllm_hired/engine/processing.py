@@ -1,14 +1,14 @@
 """vLLM's front end: request -> budget -> `K` placeholders, `num_kept` with the image.
 
-A mixin over upstream's processor, the same for every architecture; `vllm_hired.models`
-puts them together.
+Mixins over upstream's processor, one the same for every architecture and one for those
+whose images become partitions of one size; `engine.models` puts them together.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import vllm
@@ -37,15 +37,13 @@ from vllm_hired.engine.metrics import metrics
 from vllm_hired.engine.processing_info import HiredProcessingInfoMixin
 from vllm_hired.engine.refusals import (
     PROCESSOR_FILES,
-    processor_file_problem,
     refuse_empty_images,
-    refuse_extreme_pixels,
-    refuse_tile_kwargs,
 )
 from vllm_hired.errors import HiredConfigError
-from vllm_hired.layouts import ImageSizeError, image_layout
+from vllm_hired.layouts import ImageSizeError, Layout
 from vllm_hired.selectors import SELECTORS, make_selector
 from vllm_hired.selectors.probe import needs_problem, probe_problem
+from vllm_hired.towers import tower_type
 
 # Under "vllm", where vLLM has set up its handlers.
 logger = init_logger(f"vllm.{__name__}")
@@ -66,7 +64,12 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
     While dropping is active the processor kwargs carry `HiredConfig.cache_key`, so
     that vLLM's hash of an image tells budgets and settings apart; while it is not,
     they carry nothing of ours and every hash equals stock vLLM's.
+
+    Attributes:
+        check_options: of the dummy image that `check_dropping` sends.
     """
+
+    check_options: ClassVar[MultiModalDummyOptions] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -91,7 +94,7 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             budget = self.info.hired.request_budget(requested)
             refuse_empty_images(inputs.mm_data_items)
             if self.info.hired.is_active(budget):
-                refuse_tile_kwargs(kwargs)
+                self.refuse_kwargs(kwargs)
                 self.check_dropping()
                 kwargs |= self.info.hired.cache_key(budget)
             result = super().apply(
@@ -114,16 +117,16 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         an image's data once; later the image is in its cache, and its count in ours.
         """
         try:
-            for modality, ranges in result["mm_placeholders"].items():
-                hashes, items = (
-                    result[k][modality] for k in ("mm_hashes", "mm_kwargs")
-                )
-                for mm_hash, item, kept in zip(hashes, items, ranges, strict=True):
-                    if item is not None and "num_kept" in item:
-                        layout = item_layout(self.info.get_hf_config(), item)
-                        self._stock_counts[mm_hash] = layout.num_stock_tokens
-                    count = kept.get_num_embeds()
-                    metrics().count_image(count, self._stock_counts.get(mm_hash, count))
+            hashes, items, ranges = (
+                result[key].get("image", ())
+                for key in ("mm_hashes", "mm_kwargs", "mm_placeholders")
+            )
+            for mm_hash, item, kept in zip(hashes, items, ranges, strict=True):
+                if item is not None and "num_kept" in item:
+                    layout = item_layout(self.info.get_hf_config(), item)
+                    self._stock_counts[mm_hash] = layout.num_stock_tokens
+                count = kept.get_num_embeds()
+                metrics().count_image(count, self._stock_counts.get(mm_hash, count))
         except Exception:
             # A counter must never cost anyone an answer.
             logger.exception("vllm_hired could not count the images of a request")
@@ -148,24 +151,17 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         if problem is not None:
             return "hired_budget", float(budget), problem
         return (
-            self._method_problem()
-            or processor_file_problem(
-                self.info.get_hf_config(),
-                self.info.get_hf_processor().image_processor,
-                self.info.ctx.get_mm_config().mm_processor_kwargs or {},
-            )
-            or self._dummy_problem(budget)
+            self._method_problem() or self.file_problem() or self._dummy_problem(budget)
         )
 
     def _method_problem(self) -> tuple[str, object, str] | None:
-        hired, hf_config = self.info.hired, self.info.get_hf_config()
-        tower_type = hf_config.vision_config.model_type
-        problem = needs_problem(hired.selector, tower_type, hired.attention)
+        hired, tower = self.info.hired, tower_type(self.info.get_hf_config())
+        problem = needs_problem(hired.selector, tower, hired.attention)
         if problem is not None or hired.selector in SELECTORS:
             return problem
         broken = probe_problem(
             make_selector(hired.selector, hired.method),
-            self.info.get_largest_images().values(),
+            self.info.probe_layouts(),
             hired.alpha,
         )
         return None if broken is None else ("hired_selector", hired.selector, broken)
@@ -174,10 +170,8 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         """Sends a dummy image through upstream's code, with dropping and without: it
         must get `K` placeholders, and a hash unlike stock's."""
         inputs = super().get_dummy_inputs(
-            self.info.ctx.model_config.max_model_len, {"image": 1}, {}
+            self.info.ctx.model_config.max_model_len, {"image": 1}, self.check_options
         )
-        size = inputs.mm_data_items["image"].get_image_size(0)
-        layout = image_layout(self.info.get_hf_config(), size.height, size.width)
         results = []
         settings: tuple[dict[str, object], ...] = (
             {},
@@ -195,6 +189,8 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
                     f"config.json describes: {error}",
                 )
         stock, dropped = results
+        (item,) = dropped["mm_kwargs"]["image"]
+        layout = item_layout(self.info.get_hf_config(), item)
         expected = self.info.get_kept_count(layout, budget).tokens
         found = [r.get_num_embeds() for r in dropped["mm_placeholders"]["image"]]
         problem = None
@@ -226,32 +222,15 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         hf_processor_mm_kwargs: Mapping[str, object],
         processed_data: BatchFeature,
     ) -> BatchFeature:
-        """Counts `num_kept`, once for placeholders and worker alike, and trims each
-        image to its own tiles: HF pads to the largest tile count in the prompt."""
+        """Counts `num_kept`, once for placeholders and worker alike."""
         data = super()._postprocess_hf_mm_data(
             mm_inputs, hf_processor_mm_kwargs, processed_data
         )
         if "hired_budget" not in hf_processor_mm_kwargs or "pixel_values" not in data:
             return data
         budget = read_budget(hf_processor_mm_kwargs["hired_budget"])
-        hf_config = self.info.get_hf_config()
-        layouts = input_layouts(hf_config, data)
-        side = hf_config.vision_config.image_size
-        trimmed = []
-        for padded, layout in zip(data["pixel_values"], layouts, strict=True):
-            shape = (layout.num_partitions, 3, side, side)
-            # Without tiles there is no dimension of partitions either.
-            pixels = padded[: shape[0]] if padded.ndim == len(shape) else padded
-            if pixels.shape != shape[-pixels.ndim :]:
-                raise VLLMValidationError(
-                    f"an image became {tuple(pixels.shape)}, not the "
-                    f"{layout.num_partitions} partitions of {side}x{side} pixels "
-                    "that this model encodes",
-                    parameter="image",
-                )
-            trimmed.append(pixels)
-        refuse_extreme_pixels(trimmed)
-        data["pixel_values"] = trimmed
+        layouts = input_layouts(self.info.get_hf_config(), data)
+        data["pixel_values"] = self.own_pixels(data["pixel_values"], layouts)
         counts = [self.info.get_kept_count(layout, budget) for layout in layouts]
         data["num_kept"] = torch.tensor([count.tokens for count in counts])
         data["is_undropped"] = torch.tensor([count.is_undropped for count in counts])
@@ -293,4 +272,25 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
 
             return replace(update, replacement=replacement)
 
-        return [with_num_kept(update) for update in updates]
+        return [
+            with_num_kept(update) if update.modality == "image" else update
+            for update in updates
+        ]
+
+    def refuse_kwargs(self, kwargs: Mapping[str, object]) -> None:
+        """Raises `VLLMValidationError` for processor kwargs of a request that cannot be
+        had while tokens are dropped, before HF's processor spends time on them."""
+        raise NotImplementedError
+
+    def file_problem(self) -> tuple[str, object, str] | None:
+        """Where the checkpoint's processor and its config.json disagree, as the
+        arguments of a `HiredConfigError`, or None."""
+        raise NotImplementedError
+
+    def own_pixels(self, pixel_values: Any, layouts: Sequence[Layout]) -> Any:
+        """HF's `pixel_values` of a prompt's images, those of each its own alone.
+
+        Raises:
+            VLLMValidationError: pixels that the tower cannot encode.
+        """
+        raise NotImplementedError

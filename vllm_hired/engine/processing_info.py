@@ -4,7 +4,7 @@ A mixin over upstream's, the same for every architecture; `engine.models` puts t
 together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -42,6 +42,31 @@ class HiredProcessingInfoMixin(BaseProcessingInfo):
         super().__init__(HiredInputProcessingContext(ctx.model_config, ctx.tokenizer))
         self.hired = HiredConfig.from_hf_config(self.get_hf_config())
 
+    def get_kept_count(self, layout: Layout, budget: Fraction) -> KeptCount:
+        """`K` of an image, and whether it stays as it is."""
+        return kept_count(layout, budget, self.hired.token_cap)
+
+    def most_image_tokens(self) -> int:
+        """A bound on an image's tokens, at any budget up to the largest."""
+        raise NotImplementedError
+
+    def probe_layouts(self) -> Iterable[Layout]:
+        """Layouts on which a method of another package is tried."""
+        raise NotImplementedError
+
+    @override
+    def get_mm_max_tokens_per_item(
+        self, seq_len: int, mm_counts: Mapping[str, int]
+    ) -> Mapping[str, int] | None:
+        stock = super().get_mm_max_tokens_per_item(seq_len, mm_counts)
+        if not self.hired.is_active(self.hired.max_budget):
+            return stock
+        return {**(stock or {}), "image": self.most_image_tokens()}
+
+
+class HiredPartitionsInfoMixin(HiredProcessingInfoMixin):
+    """Of models with images of finitely many layouts, which are all looked at."""
+
     def get_largest_images(self) -> Mapping[ImageSize, Layout]:
         """Image sizes among which is one with most tokens, whatever the budget."""
         hf_config = self.get_hf_config()
@@ -49,10 +74,6 @@ class HiredProcessingInfoMixin(BaseProcessingInfo):
             ImageSize(width, height): image_layout(hf_config, height, width)
             for height, width in largest_image_sizes(hf_config)
         }
-
-    def get_kept_count(self, layout: Layout, budget: Fraction) -> KeptCount:
-        """`K` of an image, and whether it stays as it is."""
-        return kept_count(layout, budget, self.hired.token_cap)
 
     def _largest_image(self) -> tuple[int, int, ImageSize]:
         """(`K` at the largest budget, partitions, size); of equals, most partitions."""
@@ -71,13 +92,11 @@ class HiredProcessingInfoMixin(BaseProcessingInfo):
             return super().get_image_size_with_most_features()
         return self._largest_image()[-1]
 
-    @override
-    def get_mm_max_tokens_per_item(
-        self, seq_len: int, mm_counts: Mapping[str, int]
-    ) -> Mapping[str, int] | None:
+    def probe_layouts(self) -> Iterable[Layout]:
+        return self.get_largest_images().values()
+
+    def most_image_tokens(self) -> int:
         hired = self.hired
-        if not hired.is_active(hired.max_budget):
-            return super().get_mm_max_tokens_per_item(seq_len, mm_counts)
         tokens = self._largest_image()[0]
         layouts = self.get_largest_images().values()
         stock = max(layout.num_stock_tokens for layout in layouts)
@@ -88,4 +107,4 @@ class HiredProcessingInfoMixin(BaseProcessingInfo):
         if self.ctx.get_mm_config().enable_mm_embeds:
             # Ready-made embeddings pass through as they are.
             tokens = max(tokens, stock)
-        return {"image": tokens}
+        return tokens

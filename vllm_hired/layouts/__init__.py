@@ -19,6 +19,10 @@ __all__ = [
 FAMILIES = {
     "llava_next": "vllm_hired.layouts.llava_next",
     "llava": "vllm_hired.layouts.llava",
+    "qwen2_vl": "vllm_hired.layouts.qwen_vl",
+    "qwen2_5_vl": "vllm_hired.layouts.qwen_vl",
+    "qwen3_vl": "vllm_hired.layouts.qwen_vl",
+    "qwen3_vl_moe": "vllm_hired.layouts.qwen_vl",
 }
 """HF config's `model_type` -> module, imported when used."""
 

@@ -11,7 +11,8 @@ from vllm_hired.layouts.base import Layout
 from vllm_hired.selectors.allocation import integer_weights, weight_bits
 from vllm_hired.selectors.base import ScoreSelector
 from vllm_hired.selectors.index_tables import index_tables
-from vllm_hired.towers.observation import Observation
+from vllm_hired.towers import Tower
+from vllm_hired.towers.observation import Observation, Quantity
 
 
 class HiredSelector(ScoreSelector):
@@ -23,6 +24,10 @@ class HiredSelector(ScoreSelector):
 
     needs = frozenset({"init_attention", "final_attention"})
 
+    def needs_on(self, tower: Tower) -> frozenset[Quantity]:
+        """Without tiles nothing is shared among them."""
+        return self.needs if tower.has_tiles else frozenset({"final_attention"})
+
     def tile_weights(self, observation: Observation, layout: Layout) -> Tensor:
         """Thumbnail attention on each tile's part of the valid rectangle, by area.
 
@@ -30,7 +35,7 @@ class HiredSelector(ScoreSelector):
         exact whatever their order. Without a thumbnail tiles share by their area.
         """
         tables = index_tables(layout, observation.device)
-        if layout.thumbnail_partition is None:
+        if layout.thumbnail_partition is None or layout.num_tiles == 0:
             return tables.tile_capacity
         attention = observation.init_attention[layout.thumbnail_partition]
         attention = integer_weights(attention, weight_bits(layout))

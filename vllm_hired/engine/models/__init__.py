@@ -3,6 +3,10 @@
 _SERVED = {
     "LlavaNextForConditionalGeneration": "vllm_hired.engine.models.llava_next",
     "LlavaForConditionalGeneration": "vllm_hired.engine.models.llava",
+    "Qwen2VLForConditionalGeneration": "vllm_hired.engine.models.qwen_vl",
+    "Qwen2_5_VLForConditionalGeneration": "vllm_hired.engine.models.qwen_vl",
+    "Qwen3VLForConditionalGeneration": "vllm_hired.engine.models.qwen_vl",
+    "Qwen3VLMoeForConditionalGeneration": "vllm_hired.engine.models.qwen_vl",
 }
 """Upstream's architecture -> the module of our class, called `Hired...` after it."""
 

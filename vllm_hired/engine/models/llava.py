@@ -11,41 +11,41 @@ from vllm.model_executor.models.llava import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.processing import InputProcessingContext
 
-from vllm_hired.engine.models.base import HiredModelMixin
-from vllm_hired.engine.processing import HiredMultiModalProcessorMixin
-from vllm_hired.engine.processing_info import HiredProcessingInfoMixin
+from vllm_hired.engine.models.partitions import HiredPartitionsModelMixin
+from vllm_hired.engine.partitions import HiredPartitionsProcessorMixin
+from vllm_hired.engine.processing_info import HiredPartitionsInfoMixin
 
 
-class HiredLlavaProcessingInfo(HiredProcessingInfoMixin, LlavaProcessingInfo):
+class HiredLlavaProcessingInfo(HiredPartitionsInfoMixin, LlavaProcessingInfo):
     pass
 
 
 class HiredLlavaMultiModalProcessor(
-    HiredMultiModalProcessorMixin, LlavaMultiModalProcessor
+    HiredPartitionsProcessorMixin, LlavaMultiModalProcessor
 ):
     pass
 
 
-class HiredPixtralHFProcessingInfo(HiredProcessingInfoMixin, PixtralHFProcessingInfo):
+class HiredPixtralHFProcessingInfo(HiredPartitionsInfoMixin, PixtralHFProcessingInfo):
     pass
 
 
 class HiredPixtralHFMultiModalProcessor(
-    HiredMultiModalProcessorMixin, PixtralHFMultiModalProcessor
+    HiredPartitionsProcessorMixin, PixtralHFMultiModalProcessor
 ):
     """Refuses a request's budget, as the tower has no [CLS]."""
 
 
-def _make_info(ctx: InputProcessingContext) -> HiredProcessingInfoMixin:
+def _make_info(ctx: InputProcessingContext) -> HiredPartitionsInfoMixin:
     if ctx.get_hf_config().vision_config.model_type == "pixtral":
         return HiredPixtralHFProcessingInfo(ctx)
     return HiredLlavaProcessingInfo(ctx)
 
 
 def _make_processor(
-    info: HiredProcessingInfoMixin,
+    info: HiredPartitionsInfoMixin,
     dummy_inputs: LlavaDummyInputsBuilder,
-) -> HiredMultiModalProcessorMixin:
+) -> HiredPartitionsProcessorMixin:
     if isinstance(info, HiredPixtralHFProcessingInfo):
         return HiredPixtralHFMultiModalProcessor(info, dummy_inputs)
     return HiredLlavaMultiModalProcessor(info, dummy_inputs)
@@ -55,7 +55,7 @@ def _make_processor(
     _make_processor, info=_make_info, dummy_inputs=LlavaDummyInputsBuilder
 )
 class HiredLlavaForConditionalGeneration(
-    HiredModelMixin, LlavaForConditionalGeneration
+    HiredPartitionsModelMixin, LlavaForConditionalGeneration
 ):
     # vLLM caches what it learns of a class by this file's hash, not its base's.
     supports_multimodal = True

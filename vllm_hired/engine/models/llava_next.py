@@ -8,17 +8,17 @@ from vllm.model_executor.models.llava_next import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from vllm_hired.engine.models.base import HiredModelMixin
-from vllm_hired.engine.processing import HiredMultiModalProcessorMixin
-from vllm_hired.engine.processing_info import HiredProcessingInfoMixin
+from vllm_hired.engine.models.partitions import HiredPartitionsModelMixin
+from vllm_hired.engine.partitions import HiredPartitionsProcessorMixin
+from vllm_hired.engine.processing_info import HiredPartitionsInfoMixin
 
 
-class HiredLlavaNextProcessingInfo(HiredProcessingInfoMixin, LlavaNextProcessingInfo):
+class HiredLlavaNextProcessingInfo(HiredPartitionsInfoMixin, LlavaNextProcessingInfo):
     pass
 
 
 class HiredLlavaNextMultiModalProcessor(
-    HiredMultiModalProcessorMixin, LlavaNextMultiModalProcessor
+    HiredPartitionsProcessorMixin, LlavaNextMultiModalProcessor
 ):
     pass
 
@@ -29,7 +29,7 @@ class HiredLlavaNextMultiModalProcessor(
     dummy_inputs=LlavaDummyInputsBuilder,
 )
 class HiredLlavaNextForConditionalGeneration(
-    HiredModelMixin, LlavaNextForConditionalGeneration
+    HiredPartitionsModelMixin, LlavaNextForConditionalGeneration
 ):
     # vLLM caches what it learns of a class by this file's hash, not its base's.
     supports_multimodal = True

@@ -1,0 +1,99 @@
+"""vLLM's front end for images of any shape, whose grid HF's processor gives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from vllm.config.multimodal import ImageDummyOptions, MultiModalDummyOptions
+from vllm.exceptions import VLLMValidationError
+
+from vllm_hired.engine.processing import HiredMultiModalProcessorMixin
+from vllm_hired.engine.processing_info import HiredProcessingInfoMixin
+from vllm_hired.engine.refusals import PROCESSOR_FILES, refuse_extreme_pixels
+from vllm_hired.layouts import Layout
+from vllm_hired.layouts.qwen_vl import (
+    PixelLimits,
+    cell_side,
+    grid_layout,
+    longest_side,
+    most_cells,
+)
+
+PATCH_KWARGS = {
+    "patch_size": "patch_size",
+    "merge_size": "spatial_merge_size",
+    "temporal_patch_size": "temporal_patch_size",
+}
+"""Arguments of HF's processor that decide what a cell is -> their names in the vision
+config, which must say the same."""
+
+
+class HiredGridInfoMixin(HiredProcessingInfoMixin):
+    """Memory is planned for the limits of pixels that the engine's processor has."""
+
+    @property
+    def pixel_limits(self) -> PixelLimits:
+        """Of images of requests that set none themselves."""
+        given = self._merge_and_resolve_mm_processor_kwargs({}).get("images_kwargs", {})
+        size = self._get_vision_size(
+            given, default_size=self.get_image_processor().size
+        )
+        return PixelLimits(size["shortest_edge"], size["longest_edge"])
+
+    def most_image_tokens(self) -> int:
+        """Two images are the largest: one of most cells, and one with the longest side,
+        of which `hired_budget` cannot drop as much as it says."""
+        side, limits = cell_side(self.get_hf_config()), self.pixel_limits
+        cells = most_cells(side, limits)
+        # A row whose least count is that of the longest side that there is.
+        bound = Layout(rows=1, cols=cells, least_kept=longest_side(side, limits))
+        if self.ctx.get_mm_config().enable_mm_embeds:
+            # Ready-made embeddings pass through as they are.
+            return cells
+        return self.get_kept_count(bound, self.hired.max_budget).tokens
+
+    def probe_layouts(self) -> list[Layout]:
+        """A few shapes; a model has as many as there are images."""
+        return [grid_layout(*grid) for grid in ((1, 1), (1, 40), (24, 24), (31, 7))]
+
+
+class HiredGridProcessorMixin(HiredMultiModalProcessorMixin):
+    """Counts by the grid that HF's processor gives, whatever a request's `min_pixels`
+    and `max_pixels`."""
+
+    info: HiredGridInfoMixin
+
+    # Enough cells to see placeholders dropped, and few to process.
+    check_options: ClassVar[MultiModalDummyOptions] = {
+        "image": ImageDummyOptions(width=336, height=224)
+    }
+
+    def refuse_kwargs(self, kwargs: Mapping[str, object]) -> None:
+        """Those that would make another cell of the pixels."""
+        nested = kwargs.get("images_kwargs")
+        for scope in (kwargs, nested if isinstance(nested, Mapping) else {}):
+            for key in PATCH_KWARGS.keys() & scope.keys():
+                raise VLLMValidationError(
+                    f"{key}={scope[key]!r} in mm_processor_kwargs is not allowed: it "
+                    "is the model's own",
+                    parameter="mm_processor_kwargs",
+                )
+
+    def file_problem(self) -> tuple[str, object, str] | None:
+        vision = self.info.get_hf_config().vision_config
+        image_processor = self.info.get_image_processor()
+        for key, name in PATCH_KWARGS.items():
+            found, expected = getattr(image_processor, key), getattr(vision, name)
+            if found != expected:
+                return (
+                    key,
+                    found,
+                    f"it is that of {PROCESSOR_FILES}, and config.json of the same "
+                    f"checkpoint has {name}={expected}; the two must agree, so correct "
+                    "the wrong file",
+                )
+        return None
+
+    def own_pixels(self, pixel_values: Any, layouts: Sequence[Layout]) -> Any:
+        """As they are: each image has its own patches alone."""
+        refuse_extreme_pixels([pixel_values])
+        return pixel_values

@@ -1,0 +1,163 @@
+"""Towers that encode an image of any shape in one piece and merge its patches into
+cells: Qwen-VL's."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.inputs import MultiModalKwargsItem
+
+from vllm_hired.engine.capture import LayerAttention, capture
+from vllm_hired.engine.inputs import item_layout
+from vllm_hired.engine.models.base import HiredModelMixin
+from vllm_hired.engine.mrope import HiredMRoPEMixin, with_offsets
+from vllm_hired.layouts import Layout
+from vllm_hired.layouts.qwen_vl import cell_side, most_cells
+from vllm_hired.selectors.base import Selection
+from vllm_hired.towers.merged import cell_sums
+from vllm_hired.towers.observation import Observation, Quantity
+from vllm_hired.towers.reading import readings_for
+
+
+class HiredGridModelMixin(HiredMRoPEMixin, HiredModelMixin):
+    """Chooses cells after the merger, by attention before it.
+
+    A cell's attention is the sum over its patches; its keys, rotary positions included,
+    are their mean. Features are the rows that the LLM would get, those of Qwen3-VL with
+    what it adds to deeper layers (deepstack). Cells are dropped of whole rows.
+    """
+
+    def _pick(self, inputs: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
+        """Patches of all images are one tensor."""
+        grids = inputs["image_grid_thw"]
+        if len(images) == len(grids):
+            return {**inputs}
+        patches = inputs["pixel_values"].split(grids.prod(dim=-1).tolist())
+        return {
+            "pixel_values": torch.cat([patches[image] for image in images]),
+            "image_grid_thw": grids[[*images]],
+        }
+
+    def _embed_kept(
+        self, inputs: dict[str, Any], layouts: list[Layout], counts: list[int]
+    ) -> Sequence[Tensor]:
+        """One tower forward after another, so that the features of one at a time are
+        held."""
+        kept = []
+        for part in self._forwards(layouts):
+            images = range(len(layouts))[part]
+            features, selections = self.select(
+                self._pick(inputs, images), layouts[part], counts[part]
+            )
+            for own, selection, layout in zip(
+                features, selections, layouts[part], strict=True
+            ):
+                cells, rows = selection.cells, selection.rows
+                rows = own[cells] if rows is None else rows
+                kept.append(with_offsets(rows, cells, layout.cols))
+        return kept
+
+    def select(
+        self, inputs: dict[str, Any], layouts: list[Layout], counts: list[int]
+    ) -> tuple[list[Tensor], list[Selection]]:
+        """Encodes images in one tower forward and chooses the cells to keep.
+
+        Args:
+            inputs: processed, as upstream's `embed_multimodal` takes them.
+            layouts: per image.
+            counts: `K` per image.
+
+        Returns:
+            per image features `[N, D]`, and a selection.
+        """
+        features, observations = self.observe(inputs, layouts)
+        return features, [
+            self.selector.select(observation, layout, count, self.hired.alpha)
+            for observation, layout, count in zip(
+                observations, layouts, counts, strict=True
+            )
+        ]
+
+    def observe(
+        self, inputs: dict[str, Any], layouts: list[Layout]
+    ) -> tuple[list[Tensor], list[Observation]]:
+        """Features `[N, D]` of each image, and what the selector needs to see of it."""
+        needs = self.selector.needs_on(self.tower_kind)
+        readings = readings_for(
+            needs, self.hired.attention, self.hired.init_layer, self.hired.final_layer
+        )
+        vision = self.config.vision_config
+        unit = vision.spatial_merge_size**2
+        patches = [layout.num_cells * unit for layout in layouts]
+        with capture(self.visual, readings, qwen_attention, patches) as measured:
+            features = list(super().embed_multimodal(**inputs))
+        split = {name: values.split(patches, 1) for name, values in measured.items()}
+        window = window_side(vision)
+
+        def observed(image: int, layout: Layout) -> Observation:
+            seen: dict[Quantity, Tensor] = {
+                name: cell_sums(parts[image], layout.rows, layout.cols, window)
+                for name, parts in split.items()
+            }
+            if "keys" in seen:
+                seen["keys"] = seen["keys"] / (vision.num_heads * unit)
+            if "features" in needs:
+                seen["features"] = features[image][None]
+            return Observation(features[image].device, seen)
+
+        return features, [observed(i, layout) for i, layout in enumerate(layouts)]
+
+    @override
+    def get_mm_lora_token_counts(
+        self,
+        *,
+        modality: str,
+        mm_kwargs: MultiModalKwargsItem | None,
+        num_mm_embeds: int,
+    ) -> tuple[int, int | None]:
+        """Counts all cells of a pruned image.
+
+        With no image given, bounds them: an image of `K` tokens has at most `K` times
+        its shorter side in cells.
+        """
+        if self.hired.unsupported is None:
+            cells = num_mm_embeds
+            if mm_kwargs is None:
+                most = self.most_cells
+                cells = min(
+                    max(num_mm_embeds, self.max_images_per_batch * most),
+                    num_mm_embeds * (math.isqrt(most) + 1),
+                )
+            elif "num_kept" in mm_kwargs:
+                cells = item_layout(self.config, mm_kwargs).num_cells
+            num_mm_embeds = cells
+        return super().get_mm_lora_token_counts(
+            modality=modality, mm_kwargs=mm_kwargs, num_mm_embeds=num_mm_embeds
+        )
+
+    @property
+    def most_cells(self) -> int:
+        """A bound on an image's cells."""
+        info = MULTIMODAL_REGISTRY.get_processing_info(self.model_config)
+        return most_cells(cell_side(self.config), info.pixel_limits)
+
+
+def qwen_attention(tower: Any, layer: int) -> LayerAttention:
+    attention = tower.blocks[layer].attn
+    return LayerAttention(
+        module=attention.attn,
+        num_heads=attention.num_attention_heads_per_partition,
+        scale=attention.hidden_size_per_attention_head**-0.5,
+        is_sharded=attention.tp_size > 1,
+    )
+
+
+def window_side(vision_config: Any) -> int | None:
+    """Cells along a side of the windows in whose order the tower's layers run."""
+    size = getattr(vision_config, "window_size", None)
+    side = vision_config.patch_size * vision_config.spatial_merge_size
+    return None if size is None else size // side

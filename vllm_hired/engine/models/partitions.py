@@ -1,0 +1,143 @@
+"""Towers that encode an image as partitions of one size: LLaVA's."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+from vllm.multimodal.inputs import MultiModalKwargsItem
+
+from vllm_hired.engine.capture import capture
+from vllm_hired.engine.inputs import item_layout
+from vllm_hired.engine.models.base import HiredModelMixin
+from vllm_hired.layouts import Layout, image_layout, largest_image_sizes
+from vllm_hired.selectors.base import Selection, kept_rows
+from vllm_hired.towers.observation import Observation
+from vllm_hired.towers.reading import observations, readings_for
+
+
+class HiredPartitionsModelMixin(HiredModelMixin):
+    """Chooses cells before an upstream LLaVA model's projector."""
+
+    @cached_property
+    def cells_per_partition(self) -> int:
+        """`N`."""
+        side = self.config.vision_config.image_size
+        return image_layout(self.config, side, side).cells_per_partition
+
+    @override
+    def embed_multimodal(self, **kwargs: Any) -> list[Tensor]:
+        """Ready-made embeddings pass through, also of different lengths."""
+        image_embeds = kwargs.get("image_embeds")
+        if image_embeds is not None:
+            # Two of different lengths come as a list, which upstream refuses.
+            return list(image_embeds)
+        return super().embed_multimodal(**kwargs)
+
+    def _pick(self, inputs: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
+        """Values are tensors or lists."""
+        picked = {key: [value[i] for i in images] for key, value in inputs.items()}
+        return {
+            key: torch.stack(picked[key]) if isinstance(value, Tensor) else picked[key]
+            for key, value in inputs.items()
+        }
+
+    def _embed_kept(
+        self, inputs: dict[str, Any], layouts: list[Layout], counts: list[int]
+    ) -> Sequence[Tensor]:
+        """One tower forward after another, so that the features of one at a time are
+        held; then the projector, on kept tokens alone."""
+        pixel_values = [*inputs["pixel_values"]]
+        rows = []
+        for images in self._forwards(layouts):
+            features, selections = self.select(
+                pixel_values[images], layouts[images], counts[images]
+            )
+            rows.append(kept_rows(features, selections, layouts[images]))
+        return self.multi_modal_projector(torch.cat(rows)).split(counts)
+
+    def select(
+        self, pixel_values: list[Tensor], layouts: list[Layout], counts: list[int]
+    ) -> tuple[Tensor, list[Selection]]:
+        """Encodes images in one tower forward and chooses the cells to keep.
+
+        Args:
+            pixel_values: per image `[P, 3, H, W]`, or `[3, H, W]` where P is 1.
+            layouts: per image.
+            counts: `K` per image.
+
+        Returns:
+            features `[sum of P, N, D]`, and a selection per image.
+        """
+        features, observations = self.observe(pixel_values, layouts)
+        selections = [
+            self.selector.select(observation, layout, count, self.hired.alpha)
+            for observation, layout, count in zip(
+                observations, layouts, counts, strict=True
+            )
+        ]
+        return features, selections
+
+    def observe(
+        self, pixel_values: list[Tensor], layouts: list[Layout]
+    ) -> tuple[Tensor, list[Observation]]:
+        """Features `[sum of P, N, D]` of one tower forward, and per image what the
+        selector needs to see of it."""
+        partitions = [image.view(-1, *image.shape[-3:]) for image in pixel_values]
+        needs = self.selector.needs_on(self.tower_kind)
+        readings = readings_for(
+            needs, self.hired.attention, self.hired.init_layer, self.hired.final_layer
+        )
+        with capture(self.vision_tower, readings) as measured:
+            features = self._image_pixels_to_features(
+                self.vision_tower, torch.cat(partitions)
+            )
+        return features, observations(
+            features,
+            measured,
+            self.config.vision_config.num_attention_heads,
+            needs,
+            [layout.num_partitions for layout in layouts],
+        )
+
+    @override
+    def get_mm_lora_token_counts(
+        self,
+        *,
+        modality: str,
+        mm_kwargs: MultiModalKwargsItem | None,
+        num_mm_embeds: int,
+    ) -> tuple[int, int | None]:
+        """Counts what the tower encodes, [CLS] included, and what the projector sees
+        of kept tokens.
+
+        With no image given, bounds the tower's by images of one embedding each, as
+        many as can be scheduled together; the projector sees an image's kept tokens,
+        or, if nothing is dropped, under `P` times its embeddings.
+        """
+        tower, connector = super().get_mm_lora_token_counts(
+            modality=modality, mm_kwargs=mm_kwargs, num_mm_embeds=num_mm_embeds
+        )
+        if self.hired.unsupported is not None:
+            return tower, connector
+        if mm_kwargs is None:
+            partitions = max(
+                image_layout(self.config, *size).num_partitions
+                for size in largest_image_sizes(self.config)
+            )
+            images = min(num_mm_embeds, self.max_images_per_batch)
+            return images * self._encoded(partitions), partitions * num_mm_embeds
+        if "pixel_values" not in mm_kwargs:
+            return tower, connector
+        if "num_kept" not in mm_kwargs:
+            # Upstream forgets the [CLS] of LLaVA-1.5's one partition.
+            return max(tower, self._encoded(1)), connector
+        encoded = self._encoded(item_layout(self.config, mm_kwargs).num_partitions)
+        is_undropped = bool(mm_kwargs["is_undropped"].data)
+        return encoded, connector if is_undropped else num_mm_embeds
+
+    def _encoded(self, partitions: int) -> int:
+        """Tokens of an image in the tower, a [CLS] a partition among them."""
+        return partitions * (self.cells_per_partition + self.tower_kind.has_cls)
