@@ -15,7 +15,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test check lint docs browser environment clean
+.PHONY: demo test test-all check lint docs browser environment clean
 
 demo: $(READY)
 	$(BIN)/python -m benchmarks.demo
@@ -23,10 +23,14 @@ demo: $(READY)
 test: lint docs browser
 	$(BIN)/python -m pytest
 
+# Every combination of family, model runner, LoRA, ranks and HTTP too.
+test-all: lint docs browser
+	$(BIN)/python -m pytest -m 'matrix or not matrix'
+
 # For people who edit; CONTRIBUTING.md says what it leaves out.
 check: lint
 	# One thread: of these small tensors more would only wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not matrix'
 
 lint: $(READY)
 	$(BIN)/ruff check .

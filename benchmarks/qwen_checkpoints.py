@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, PreTrainedTokenizerFast
@@ -61,6 +60,7 @@ class QwenShape:
             LLM.
         position_side: of Qwen3's learned positions.
         mrope_section: how many frequencies each of time, row and column has.
+        rope_theta: of the LLM.
         experts: of Qwen3 MoE, and how many of them a token sees.
     """
 
@@ -83,6 +83,7 @@ class QwenShape:
     text_head_size: int = 128
     text_layers: int = 28
     mrope_section: tuple[int, int, int] = (16, 24, 24)
+    rope_theta: float = 1e6
     vocabulary: int = 152064
     max_positions: int = 128000
     experts: tuple[int, int] = (128, 8)
@@ -103,6 +104,7 @@ _QWEN3 = QwenShape(
     text_kv_heads=8,
     text_layers=36,
     mrope_section=(24, 20, 20),
+    rope_theta=5e6,
     vocabulary=151936,
     max_positions=262144,
 )
@@ -155,10 +157,13 @@ def small_qwen(model_type: str, **changes: Any) -> QwenShape:
         text_head_size=32,
         text_layers=3,
         mrope_section=(6, 5, 5) if is_third else (4, 6, 6),
+        # So low that a step of one row or column changes what a random model says.
+        rope_theta=100.0,
         vocabulary=0,
         max_positions=4096,
         experts=(4, 2),
-        expert_intermediate=64,
+        # Unlike the hidden size, so that nobody mistakes one side for the other.
+        expert_intermediate=48,
     )
     return replace(shape, **changes)
 
@@ -199,7 +204,7 @@ def qwen_config(shape: QwenShape, tokenizer: PreTrainedTokenizerFast) -> dict[st
         "num_hidden_layers": shape.text_layers,
         "num_key_value_heads": shape.text_kv_heads,
         "rms_norm_eps": 1e-6,
-        "rope_theta": 5000000.0 if is_third else 1000000.0,
+        "rope_theta": shape.rope_theta,
         "use_cache": True,
         "vocab_size": max(len(tokenizer), shape.vocabulary),
     }
@@ -324,9 +329,7 @@ def processor_files(shape: QwenShape) -> dict[str, dict[str, Any]]:
     }
 
 
-def write_qwen_checkpoint(
-    folder: Path, shape: QwenShape, seed: int | None = 0
-) -> Path:
+def write_qwen_checkpoint(folder: Path, shape: QwenShape, seed: int | None = 0) -> Path:
     """Writes config, weights, tokenizer, chat template and processor.
 
     Args:
@@ -350,10 +353,13 @@ def write_qwen_checkpoint(
 
 
 def save_qwen_weights(folder: Path, model: Any) -> None:
-    """Writes an HF model's weights under their published names."""
+    """Writes an HF model's weights under their published names, and those of experts
+    transposed, as they are published."""
     is_third = model.config.model_type in IS_NESTED
     weights = {
-        name if is_third else published_name(name): tensor.contiguous()
+        name if is_third else published_name(name): tensor.mT.contiguous()
+        if ".experts." in name
+        else tensor.contiguous()
         for name, tensor in model.state_dict().items()
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -16,7 +16,7 @@ os.environ |= {
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import pytest
 from vllm import LLM
 
 from benchmarks.checkpoints import small, write_checkpoint
+from benchmarks.qwen_checkpoints import small_qwen, write_qwen_checkpoint
 from tests.engine import ENGINE_OPTIONS
 from tests.reference import Reference
 from vllm_hired.config import SETTINGS
@@ -43,6 +44,7 @@ NO_CLS = {
 """Towers that HiRED cannot use, and that must work as ever without a budget."""
 
 WriteCheckpoint = Callable[..., Path]
+WriteQwenCheckpoint = Callable[[str], Path]
 MakeEngine = Callable[..., LLM]
 
 
@@ -62,6 +64,18 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint
             folder = tmp_path_factory.mktemp("checkpoint")
             folders[key] = write_checkpoint(folder, small(**changes))
         return folders[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_qwen(tmp_path_factory: pytest.TempPathFactory) -> WriteQwenCheckpoint:
+    """`make_qwen("qwen3_vl")`: the folder of a small checkpoint."""
+
+    @cache
+    def make(model_type: str) -> Path:
+        folder = tmp_path_factory.mktemp(model_type)
+        return write_qwen_checkpoint(folder, small_qwen(model_type))
 
     return make
 

@@ -21,7 +21,13 @@ def served(path: Path) -> Any:
 
 
 class FrontEnd:
-    """The multimodal processor of an engine that is never started."""
+    """The multimodal processor of an engine that is never started.
+
+    Attributes:
+        image_text: what stands for an image in a prompt.
+    """
+
+    image_text = "<image> and "
 
     def __init__(self, checkpoint: Path, **options: Any) -> None:
         config = EngineArgs(
@@ -41,17 +47,21 @@ class FrontEnd:
         if budget is not None:
             kwargs["hired_budget"] = budget
         return self.processor(
-            "<image> and " * len(images),
+            self.image_text * len(images),
             self.processor.info.parse_mm_data({"image": list(images)}),
             hf_processor_mm_kwargs=kwargs,
             cache=cache,
         )
 
+    @property
+    def image_token(self) -> int:
+        return int(self.hf_config.image_token_index)
+
     def placeholders(self, inputs: Any) -> list[int]:
         """Image tokens in the prompt, image by image, checked against the ranges."""
         ranges = inputs["mm_placeholders"]["image"]
         ids = inputs["prompt_token_ids"]
-        token = self.hf_config.image_token_index
+        token = self.image_token
         assert sum(r.length for r in ranges) == ids.count(token)
         for r in ranges:
             assert set(ids[r.offset : r.offset + r.length]) == {token}

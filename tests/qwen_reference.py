@@ -1,78 +1,17 @@
-"""Qwen-VL requests, and HF transformers fed what the oracle keeps of them."""
+"""HF transformers fed what is to be kept of a Qwen-VL's images."""
 
-import math
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.vision_utils import get_vision_window_index
 
-from tests.engine import noise_image
-
-FRAMES_PER_SECOND = 2.0
-
-
-def qwen_prompt(
-    *media: tuple[int, ...] | str,
-    budget: float | None = None,
-    seed: int = 0,
-    **processor_kwargs: Any,
-) -> dict[str, Any]:
-    """A request of images, (width, height), videos, (width, height, frames), and text
-    between them."""
-    data: dict[str, list[Any]] = {}
-    parts = []
-    for number, item in enumerate(media):
-        if isinstance(item, str):
-            parts.append(item)
-            continue
-        width, height, *frames = item
-        kind = "video" if frames else "image"
-        parts.append(f"<|vision_start|><|{kind}_pad|><|vision_end|>")
-        pictures = [
-            noise_image(width, height, seed + 10 * number + frame)
-            for frame in range(*frames or [1])
-        ]
-        video = np.stack([np.asarray(picture) for picture in pictures])
-        data.setdefault(kind, []).append(
-            (video, video_metadata(len(video))) if frames else pictures[0]
-        )
-    if budget is not None:
-        processor_kwargs["hired_budget"] = budget
-    request: dict[str, Any] = {
-        "prompt": f"<|im_start|>user\n{''.join(parts)}\nWhat is this?<|im_end|>\n"
-        "<|im_start|>assistant\n",
-    }
-    if data:
-        request["multi_modal_data"] = data
-    if processor_kwargs:
-        request["mm_processor_kwargs"] = processor_kwargs
-    return request
-
-
-def video_metadata(frames: int) -> dict[str, Any]:
-    """What vLLM's loader says of a video."""
-    return {
-        "fps": FRAMES_PER_SECOND,
-        "duration": frames / FRAMES_PER_SECOND,
-        "total_num_frames": frames,
-        "frames_indices": [*range(frames)],
-        "video_backend": "opencv",
-        "do_sample_frames": False,
-    }
-
-
-def kept_count(rows: int, cols: int, rho: str) -> int:
-    """Tokens of an image of so many cells."""
-    wanted = math.floor(Fraction(rho) * rows * cols)
-    return min(max(wanted, rows, cols), rows * cols)
+from tests.qwen import kept_count
 
 
 @dataclass
@@ -131,7 +70,7 @@ class QwenReference:
         tower = self.model.model.visual
         self.weights.clear()
         output = tower(pixels, grid_thw=grid[None])
-        rows = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
+        deeper = getattr(output, "deepstack_features", None) or []
         vision = self.model.config.vision_config
         last = self.weights[vision.depth - 1]
         by_patch = torch.cat([w.sum(dim=(0, 1)) for w in last])
@@ -147,7 +86,9 @@ class QwenReference:
         frames, height, width = grid.tolist()
         merge = vision.spatial_merge_size
         return Encoded(
-            torch.cat(rows, dim=1), cells, (frames, height // merge, width // merge)
+            torch.cat((output.pooler_output, *deeper), dim=1),
+            cells,
+            (frames, height // merge, width // merge),
         )
 
     def kept(self, image: Encoded, rho: str) -> Tensor:
@@ -164,23 +105,23 @@ class QwenReference:
             for key, value in request.get("mm_processor_kwargs", {}).items()
             if key != "hired_budget"
         }
-        videos = data.get("video")
-        if videos:
-            metadata = [
-                {k: v for k, v in about.items() if k != "do_sample_frames"}
-                for _, about in videos
-            ]
-            kwargs["videos_kwargs"] = {
-                "video_metadata": metadata,
-                "do_sample_frames": False,
-            }
+        pixels = {key: kwargs.pop(key) for key in [*kwargs] if key.endswith("_pixels")}
+        videos = None
+        if "video" in data:
+            # With what is known of it, where the model asks for that.
+            parts = [v if isinstance(v, tuple) else (v, None) for v in data["video"]]
+            videos = [torch.from_numpy(video).movedim(-1, 1) for video, _ in parts]
+            kwargs["videos_kwargs"] = {"do_sample_frames": False}
+            if parts[0][1] is not None:
+                kwargs["videos_kwargs"]["video_metadata"] = [
+                    {k: v for k, v in about.items() if k != "do_sample_frames"}
+                    for _, about in parts
+                ]
         return self.processor(
             text=request["prompt"],
             images=data.get("image"),
-            videos=[torch.from_numpy(video).movedim(-1, 1) for video, _ in videos]
-            if videos
-            else None,
-            images_kwargs={k: kwargs.pop(k) for k in [*kwargs] if k.endswith("_pixels")},
+            videos=videos,
+            images_kwargs=pixels,
             return_tensors="pt",
             **kwargs,
         )
@@ -228,7 +169,9 @@ class QwenReference:
             if not is_kind.any():
                 continue
             places = is_kind.nonzero().flatten()
-            pixels = inputs["pixel_values" if kind == "image" else "pixel_values_videos"]
+            pixels = inputs[
+                "pixel_values" if kind == "image" else "pixel_values_videos"
+            ]
             start = 0
             for grid in inputs[f"{kind}_grid_thw"]:
                 patches = int(grid.prod())

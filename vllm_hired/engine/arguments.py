@@ -79,7 +79,10 @@ def check_engine(args: EngineArgs, model_config: ModelConfig) -> None:
                 f"{model_config.architecture} (model_impl={model_config.model_impl!r})",
             )
         return
-    if (refused := refused_option(args)) is not None:
+    refused = refused_option(args)
+    if refused is None and model_config.uses_mrope:
+        refused = refused_mrope_option(args)
+    if refused is not None:
         setattr(hf_config, OBSTACLE, refused)
     if not given:
         return
@@ -107,6 +110,57 @@ def refused_option(args: EngineArgs) -> tuple[str, object, str] | None:
                 "not with a budget: attention is read by hooks on the vision tower, "
                 "which a compiled or captured tower does not call",
             )
+    return None
+
+
+DRAFTERS_OF_TEXT = ("ngram", "ngram_gpu", "suffix")
+"""Methods of speculative decoding that never see an image's rows."""
+
+
+def refused_mrope_option(args: EngineArgs) -> tuple[str, object, str] | None:
+    """An option under which kept tokens would lose their positions, as the arguments of
+    a `HiredConfigError`."""
+    drafter = args.speculative_config or {}
+    refusals: tuple[tuple[str, object, bool, str], ...] = (
+        (
+            "pipeline_parallel_size",
+            args.pipeline_parallel_size,
+            args.pipeline_parallel_size > 1,
+            "with a budget it must be 1 for this model: where kept tokens lie in their "
+            "image is known to the first stage alone",
+        ),
+        (
+            "enable_dbo",
+            args.enable_dbo,
+            bool(args.enable_dbo),
+            "not with a budget for this model: half a batch would get the positions of "
+            "the other half",
+        ),
+        (
+            "mm_encoder_tp_mode",
+            args.mm_encoder_tp_mode,
+            args.mm_encoder_tp_mode == "data",
+            'with a budget it must be "weights" for this model: with "data" a rank '
+            "sees the attention of its own images alone",
+        ),
+        (
+            "video_pruning_rate",
+            args.video_pruning_rate,
+            bool(args.video_pruning_rate),
+            "not with a budget: it puts positions of its own into the same rows",
+        ),
+        (
+            "speculative_config",
+            drafter,
+            bool(drafter) and drafter.get("method") not in DRAFTERS_OF_TEXT,
+            f"with a budget its method must be one of {', '.join(DRAFTERS_OF_TEXT)} "
+            "for this model: other drafters take images' rows without the positions of "
+            "kept tokens",
+        ),
+    )
+    for option, value, is_refused, why in refusals:
+        if is_refused:
+            return option, value, why
     return None
 
 

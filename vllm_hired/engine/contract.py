@@ -6,7 +6,7 @@ So a budget is refused by name where something is missing, on releases too that 
 exist when this was written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from inspect import Parameter, signature
@@ -17,35 +17,6 @@ import vllm
 from vllm.engine.arg_utils import EngineArgs
 
 _MODELS = "vllm.model_executor.models"
-
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "clip:CLIPVisionModel.__init__": ("vision_model",),
-    "clip:CLIPVisionTransformer.__init__": ("encoder",),
-    "clip:CLIPEncoder.__init__": ("layers",),
-    "clip:CLIPEncoderLayer.__init__": ("self_attn",),
-    "clip:CLIPAttention.__init__": (
-        *("attn", "num_heads_per_partition", "scale", "tp_size"),
-    ),
-    "clip:CLIPAttention.forward": ("attn",),
-    "siglip:SiglipVisionModel.__init__": ("vision_model",),
-    "siglip:SiglipVisionTransformer.__init__": ("encoder",),
-    "siglip:SiglipEncoder.__init__": ("layers",),
-    "siglip:SiglipEncoderLayer.__init__": ("self_attn",),
-    "siglip:SiglipAttention.__init__": (
-        *("attn", "num_heads_per_partition", "scale", "tp_size"),
-    ),
-    "siglip:SiglipAttention.forward": ("attn",),
-    "llava:LlavaForConditionalGeneration.__init__": (
-        *("vision_tower", "multi_modal_projector"),
-    ),
-    "llava:LlavaForConditionalGeneration._image_pixels_to_features": (),
-    "llava_next:LlavaNextForConditionalGeneration.__init__": (
-        *("vision_tower", "multi_modal_projector"),
-    ),
-    "llava_next:LlavaNextForConditionalGeneration._image_pixels_to_features": (),
-}
-"""Method of a module of vLLM's models -> the attributes that it must mention, because
-`attention` and `models.base` read the tower and the projector by them."""
 
 
 def contract_problem(*classes: type) -> str | None:
@@ -61,7 +32,7 @@ def contract_problem(*classes: type) -> str | None:
 def _problems(classes: tuple[type, ...]) -> Iterator[str]:
     for cls in classes:
         yield from override_problems(cls)
-    yield from _attribute_problems()
+        yield from attribute_problems(getattr(cls, "relies_on", {}))
     yield from wrap_problems()
 
 
@@ -115,8 +86,14 @@ def _other_parameters(ours: Any, upstream: Any) -> set[str]:
     return unknown | (set() if passed_on else needed - given)
 
 
-def _attribute_problems() -> Iterator[str]:
-    for path, attributes in ATTRIBUTES.items():
+def attribute_problems(relies_on: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What vLLM's models no longer have.
+
+    Args:
+        relies_on: `module:Class.method` of vLLM's models -> attributes that the method
+            must mention, because we read the model by them.
+    """
+    for path, attributes in relies_on.items():
         module, _, qualified = path.partition(":")
         class_name, _, method = qualified.partition(".")
         cls = getattr(import_module(f"{_MODELS}.{module}"), class_name, None)

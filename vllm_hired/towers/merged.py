@@ -1,7 +1,7 @@
 """Towers whose merger makes a cell of several patches: from patches to cells.
 
-The patches of a cell are neighbours in memory, and cells come in row-major order. In the
-layers of Qwen2.5-VL they come window by window.
+The patches of a cell are neighbours in memory, and cells come in row-major order, in
+the layers of Qwen2.5-VL window by window.
 """
 
 from functools import lru_cache

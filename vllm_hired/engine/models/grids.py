@@ -3,7 +3,7 @@ cells: Qwen-VL's."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,11 @@ from vllm_hired.towers.merged import cell_sums
 from vllm_hired.towers.observation import Observation, Quantity
 from vllm_hired.towers.reading import readings_for
 
+_ATTENTION = (
+    *("attn", "num_attention_heads_per_partition"),
+    *("hidden_size_per_attention_head", "tp_size"),
+)
+
 
 class HiredGridModelMixin(HiredMRoPEMixin, HiredModelMixin):
     """Chooses cells after the merger, by attention before it.
@@ -29,7 +34,29 @@ class HiredGridModelMixin(HiredMRoPEMixin, HiredModelMixin):
     A cell's attention is the sum over its patches; its keys, rotary positions included,
     are their mean. Features are the rows that the LLM would get, those of Qwen3-VL with
     what it adds to deeper layers (deepstack). Cells are dropped of whole rows.
+
+    Attributes:
+        relies_on: see `contract.attribute_problems`.
     """
+
+    relies_on: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "qwen2_vl:Qwen2VLForConditionalGeneration.__init__": ("visual",),
+        "qwen2_vl:Qwen2VisionTransformer.__init__": ("blocks", "out_hidden_size"),
+        "qwen2_vl:Qwen2VisionBlock.forward": ("attn",),
+        "qwen2_vl:Qwen2VisionAttention.__init__": _ATTENTION,
+        "qwen2_vl:Qwen2VisionAttention.forward": ("attn",),
+        "qwen2_5_vl:Qwen2_5_VLForConditionalGeneration.__init__": ("visual",),
+        "qwen2_5_vl:Qwen2_5_VisionTransformer.__init__": (
+            *("blocks", "out_hidden_size", "window_size"),
+        ),
+        "qwen2_5_vl:Qwen2_5_VisionTransformer.get_window_index_thw": (),
+        "qwen2_5_vl:Qwen2_5_VisionBlock.forward": ("attn",),
+        "qwen2_5_vl:Qwen2_5_VisionAttention.__init__": _ATTENTION,
+        "qwen2_5_vl:Qwen2_5_VisionAttention.forward": ("attn",),
+        "qwen3_vl:Qwen3VLForConditionalGeneration.__init__": ("visual",),
+        "qwen3_vl:Qwen3_VisionTransformer.__init__": ("blocks", "out_hidden_size"),
+        "qwen3_vl:Qwen3_VisionBlock.forward": ("attn",),
+    }
 
     def _pick(self, inputs: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
         """Patches of all images are one tensor."""

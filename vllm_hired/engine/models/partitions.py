@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,38 @@ from vllm_hired.towers.reading import observations, readings_for
 
 
 class HiredPartitionsModelMixin(HiredModelMixin):
-    """Chooses cells before an upstream LLaVA model's projector."""
+    """Chooses cells before an upstream LLaVA model's projector.
+
+    Attributes:
+        relies_on: see `contract.attribute_problems`.
+    """
+
+    relies_on: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "clip:CLIPVisionModel.__init__": ("vision_model",),
+        "clip:CLIPVisionTransformer.__init__": ("encoder",),
+        "clip:CLIPEncoder.__init__": ("layers",),
+        "clip:CLIPEncoderLayer.__init__": ("self_attn",),
+        "clip:CLIPAttention.__init__": (
+            *("attn", "num_heads_per_partition", "scale", "tp_size"),
+        ),
+        "clip:CLIPAttention.forward": ("attn",),
+        "siglip:SiglipVisionModel.__init__": ("vision_model",),
+        "siglip:SiglipVisionTransformer.__init__": ("encoder",),
+        "siglip:SiglipEncoder.__init__": ("layers",),
+        "siglip:SiglipEncoderLayer.__init__": ("self_attn",),
+        "siglip:SiglipAttention.__init__": (
+            *("attn", "num_heads_per_partition", "scale", "tp_size"),
+        ),
+        "siglip:SiglipAttention.forward": ("attn",),
+        "llava:LlavaForConditionalGeneration.__init__": (
+            *("vision_tower", "multi_modal_projector"),
+        ),
+        "llava:LlavaForConditionalGeneration._image_pixels_to_features": (),
+        "llava_next:LlavaNextForConditionalGeneration.__init__": (
+            *("vision_tower", "multi_modal_projector"),
+        ),
+        "llava_next:LlavaNextForConditionalGeneration._image_pixels_to_features": (),
+    }
 
     @cached_property
     def cells_per_partition(self) -> int:
