@@ -74,7 +74,7 @@ def make_qwen(tmp_path_factory: pytest.TempPathFactory) -> WriteQwenCheckpoint:
 
     @cache
     def make(model_type: str) -> Path:
-        folder = tmp_path_factory.mktemp(model_type)
+        folder = tmp_path_factory.mktemp(f"{model_type}_")
         return write_qwen_checkpoint(folder, small_qwen(model_type))
 
     return make

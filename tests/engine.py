@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests.runners import RUNNER, check_runner
+from vllm_hired.engine.inputs import input_layouts
 from vllm_hired.layouts import image_layout
 
 ENGINE_OPTIONS: dict[str, Any] = {
@@ -66,12 +67,31 @@ def kept_digest(model: Any) -> list[int]:
     return indices
 
 
+def qwen_kept_digest(model: Any) -> list[int]:
+    """The cells that this worker keeps of one image, at a budget of 0.2."""
+    generator = torch.Generator().manual_seed(1)
+    vision = model.config.vision_config
+    grid = torch.tensor([[1, 28, 36]])
+    values = 3 * vision.temporal_patch_size * vision.patch_size**2
+    inputs = {
+        "pixel_values": torch.rand((28 * 36, values), generator=generator),
+        "image_grid_thw": grid,
+    }
+    layouts = input_layouts(model.config, inputs)
+    _, (selection,) = model.select(inputs, layouts, [14 * 18 // 5])
+    indices: list[int] = selection.cells.tolist()
+    return indices
+
+
 def main(job_path: str, result_path: str) -> None:
-    """Job: engine options, requests as arguments of `prompt`, max_tokens, digest.
+    """Job: engine options, requests as arguments of `prompt`, or of `qwen_prompt` where
+    `is_qwen`, max_tokens, digest.
 
     Outputs are completions with logits, or the embeddings of a pooling engine.
     """
     from vllm import LLM, SamplingParams
+
+    from tests.qwen import qwen_prompt
 
     with open(job_path) as file:
         job = json.load(file)
@@ -80,7 +100,9 @@ def main(job_path: str, result_path: str) -> None:
     sampling = SamplingParams(
         max_tokens=job["max_tokens"], temperature=0, logprobs=-1, ignore_eos=True
     )
-    prompts = [prompt(*sizes, budget=budget) for sizes, budget in job["requests"]]
+    is_qwen = job.get("is_qwen", False)
+    make = qwen_prompt if is_qwen else prompt
+    prompts = [make(*media, budget=budget) for media, budget in job["requests"]]
     processor = llm.llm_engine.renderer.get_mm_processor()
     result: dict[str, Any] = {"outputs": [], "inputs": []}
     for request in prompts:
@@ -109,7 +131,8 @@ def main(job_path: str, result_path: str) -> None:
             }
         )
     if job.get("digest"):
-        result["digests"] = llm.apply_model(kept_digest)
+        digest = qwen_kept_digest if is_qwen else kept_digest
+        result["digests"] = llm.apply_model(digest)
     torch.save(result, result_path)
 
 

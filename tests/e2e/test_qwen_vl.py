@@ -123,7 +123,7 @@ def test_an_error_in_the_positions_is_seen(
     asked = [qwen_prompt((448, 616), seed=seed) for seed in range(3)]
     right = [reference.generate(one, "0.25", MAX_TOKENS) for one in asked]
     assert right != [
-        reference.generate(one, "0.25", MAX_TOKENS, wrong_by=1) for one in asked
+        reference.generate(one, "0.25", MAX_TOKENS, wrong_by=5) for one in asked
     ]
     assert generate(llm, *asked) == right
     (model,) = llm.apply_model(lambda model: model)

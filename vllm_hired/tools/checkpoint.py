@@ -4,21 +4,53 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hired.engine.models import MODELS
-from vllm_hired.tools.config_file import read_config_file
+from vllm_hired.layouts.qwen_vl import PixelLimits
+from vllm_hired.tools.config_file import read_config_file, read_pixel_limits
+from vllm_hired.towers import TOWERS, Tower, tower_type
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, incomplete, or of another kind."""
 
 
-def read_plain_config(model: str) -> Any:
+def read_plain_config(
+    model: str, least_pixels: int | None = None, most_pixels: int | None = None
+) -> Any:
     """What `read_config` gives, as far as counting and costs need it: from config.json
     alone where that says enough, which takes no time.
+
+    Args:
+        model: directory, or a model id.
+        least_pixels: of an image, instead of those in the processor's file.
+        most_pixels: likewise.
 
     Raises:
         CheckpointError
     """
-    return _served(model, read_config_file(model) or read_config(model))
+    hf_config = _served(model, read_config_file(model) or read_config(model))
+    if TOWERS.get(tower_type(hf_config), Tower(False, "full")).has_tiles:
+        if least_pixels or most_pixels:
+            raise CheckpointError(
+                f"{model} resizes no image by its pixels: leave --min-pixels and "
+                "--max-pixels out"
+            )
+        return hf_config
+    limits = read_pixel_limits(model)
+    if limits is None:
+        if not (least_pixels and most_pixels):
+            raise CheckpointError(
+                f"{model} has no preprocessor_config.json that says how images are "
+                "resized: give --min-pixels and --max-pixels"
+            )
+        limits = PixelLimits()
+    hf_config.update(
+        {
+            "pixel_limits": PixelLimits(
+                least_pixels or limits.least, most_pixels or limits.most
+            )
+        }
+    )
+    return hf_config
 
 
 def read_config(model: str) -> Any:

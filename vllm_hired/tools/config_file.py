@@ -1,4 +1,4 @@
-"""A checkpoint's config.json, read without transformers, whose import takes seconds.
+"""A checkpoint's files, read without transformers, whose import takes seconds.
 
 Published files leave out what equals their class's defaults. Those that counting and
 costs need are stated here; a test holds them to transformers' own classes.
@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from vllm_hired.layouts import FAMILIES
+from vllm_hired.layouts.qwen_vl import PixelLimits
 
 _TEXT = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
 _VISION = {
@@ -41,6 +42,69 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """`model_type` of a nested config -> defaults of its class in transformers."""
 
+_QWEN_TEXT = {
+    **_TEXT,
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 152064,
+}
+_QWEN_VISION = {
+    "depth": 32,
+    "hidden_size": 3584,
+    "num_heads": 16,
+    "in_channels": 3,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+_QWEN3_VISION = {
+    **_QWEN_VISION,
+    "depth": 27,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "patch_size": 16,
+    "out_hidden_size": 3584,
+    "deepstack_visual_indexes": (8, 16, 24),
+}
+QWEN_DEFAULTS: dict[str, dict[str, Any]] = {
+    "qwen2_vl_text": _QWEN_TEXT,
+    "qwen2_vl_vision": {**_QWEN_VISION, "embed_dim": 1280, "mlp_ratio": 4},
+    "qwen2_5_vl_text": _QWEN_TEXT,
+    "qwen2_5_vl_vision": {
+        **_QWEN_VISION,
+        "intermediate_size": 3420,
+        "out_hidden_size": 3584,
+        "window_size": 112,
+        "fullatt_block_indexes": (7, 15, 23, 31),
+    },
+    "qwen3_vl_text": {
+        **_TEXT,
+        "intermediate_size": 22016,
+        "vocab_size": 151936,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+    },
+    "qwen3_vl_vision": _QWEN3_VISION,
+    "qwen3_vl_moe_text": {
+        **_TEXT,
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1408,
+    },
+    "qwen3_vl_moe_vision": _QWEN3_VISION,
+}
+"""`model_type` of a Qwen-VL, and which nested config -> defaults, likewise."""
+
 LLAVA_DEFAULTS: dict[str, Any] = {
     "vision_feature_layer": -2,
     "vision_feature_select_strategy": "default",
@@ -62,7 +126,9 @@ def read_config_file(model: str) -> PlainConfig | None:
         model: directory with a config.json, or a model id.
     """
     try:
-        data = json.loads(_path(model).read_text("utf-8"))
+        data = _read(model, "config.json")
+        if _is_qwen(data):
+            return PlainConfig(**(data | _qwen_configs(data)))
         nested = {
             name: PlainConfig(**(DEFAULTS[data[name]["model_type"]] | data[name]))
             for name in ("vision_config", "text_config")
@@ -70,6 +136,45 @@ def read_config_file(model: str) -> PlainConfig | None:
         return PlainConfig(**(LLAVA_DEFAULTS | data | nested | _known_family(data)))
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def read_pixel_limits(model: str) -> PixelLimits | None:
+    """Between which a Qwen-VL's processor file keeps an image's pixels; None where
+    there is no such file.
+
+    Args:
+        model: directory, or a model id.
+    """
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        try:
+            data = _read(model, name)
+            data = data.get("image_processor", data)
+            size = {**vars(PixelLimits()), **(data.get("size") or {})}
+            least = data.get("min_pixels") or size.get("shortest_edge", size["least"])
+            most = data.get("max_pixels") or size.get("longest_edge", size["most"])
+            return PixelLimits(int(least), int(most))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            continue
+    return None
+
+
+def _is_qwen(data: Mapping[str, Any]) -> bool:
+    return f"{data['model_type']}_text" in QWEN_DEFAULTS
+
+
+def _qwen_configs(data: Mapping[str, Any]) -> dict[str, PlainConfig]:
+    """Nested configs, of which older files have the LLM's at the top level."""
+    found = {
+        "text_config": data.get("text_config") or data,
+        "vision_config": data["vision_config"],
+    }
+    return {
+        name: PlainConfig(
+            **(QWEN_DEFAULTS[f"{data['model_type']}_{name.removesuffix('_config')}"])
+            | {k: v for k, v in own.items() if not isinstance(v, Mapping)}
+        )
+        for name, own in found.items()
+    }
 
 
 def _known_family(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,9 +186,14 @@ def _known_family(data: Mapping[str, Any]) -> dict[str, Any]:
     return {"model_type": model_type}
 
 
-def _path(model: str) -> Path:
+def _read(model: str, name: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(_path(model, name).read_text("utf-8"))
+    return data
+
+
+def _path(model: str, name: str) -> Path:
     if Path(model).is_dir():
-        return Path(model) / "config.json"
+        return Path(model) / name
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(model, "config.json", local_files_only=True))
+    return Path(hf_hub_download(model, name, local_files_only=True))

@@ -10,6 +10,8 @@ from typing import Any
 from vllm_hired.budget import KeptCount
 from vllm_hired.config import num_tower_layers
 from vllm_hired.layouts import Layout
+from vllm_hired.tools.grid_cost import grid_flops
+from vllm_hired.towers import TOWERS, tower_type
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
 """Bytes of a number in the KV cache."""
@@ -33,13 +35,19 @@ def prefill_cost(
 ) -> PrefillCost:
     """Of a request with one image that keeps `kept` tokens and with a text.
 
-    Stock vLLM projects all cells, padding too; with dropping, kept ones alone.
+    Stock vLLM projects all cells, padding too; with dropping, kept ones alone. A tower
+    that merges patches into cells merges all of them either way.
     """
-    return PrefillCost(
-        tower=layout.num_partitions * partition_flops(hf_config),
-        projector=projector_flops(
+    if not TOWERS[tower_type(hf_config)].has_tiles:
+        tower, projector = grid_flops(hf_config.vision_config, layout)
+    else:
+        tower = layout.num_partitions * partition_flops(hf_config)
+        projector = projector_flops(
             hf_config, layout.num_cells if kept.is_undropped else kept.tokens
-        ),
+        )
+    return PrefillCost(
+        tower=tower,
+        projector=projector,
         llm=llm_flops(hf_config.text_config, kept.tokens + text_tokens),
     )
 
@@ -62,10 +70,16 @@ def projector_flops(hf_config: Any, tokens: int) -> int:
 
 
 def llm_flops(text_config: Any, tokens: int) -> int:
-    """A causal prefill of so many tokens, and the logits of the last one."""
+    """A causal prefill of so many tokens, and the logits of the last one.
+
+    Where there are experts, every layer has them, as in all published Qwen3-VL.
+    """
     hidden, heads, kv_heads, head_size = attention_shape(text_config)
     projections = hidden * head_size * (2 * heads + 2 * kv_heads)
     mlp = 3 * hidden * text_config.intermediate_size
+    if experts := getattr(text_config, "num_experts_per_tok", None):
+        mlp = 3 * hidden * text_config.moe_intermediate_size * experts
+        mlp += hidden * text_config.num_experts
     pairs = tokens * (tokens + 1) // 2
     layer = 2 * tokens * (projections + mlp) + 4 * pairs * heads * head_size
     return text_config.num_hidden_layers * layer + 2 * hidden * text_config.vocab_size

@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fractions such as 0.2, or 20%% (default: 0.4 0.2 0.1)",
     )
     parser.add_argument("--token-cap", type=int, help="hired_token_cap (default: none)")
+    for name in ("min", "max"):
+        parser.add_argument(
+            f"--{name}-pixels",
+            type=int,
+            help="Qwen-VL: a request's or the engine's (default: the checkpoint's)",
+        )
     parser.add_argument(
         "--text-tokens", type=int, default=100, help="prompt and answer (default: 100)"
     )
@@ -88,7 +94,12 @@ def run(args: argparse.Namespace) -> tuple[str, list[str]]:
             raise ValueError(
                 f"--{option} {getattr(args, name)}: it must be a number above 0"
             )
-    hf_config = read_plain_config(args.model)
+    for name in ("min_pixels", "max_pixels"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} {value}: it must be above 0")
+    hf_config = read_plain_config(args.model, args.min_pixels, args.max_pixels)
     found, skipped = measure_images(hf_config, args.images)
     sizes += found
     if not sizes:
