@@ -108,7 +108,7 @@ def main(job_path: str, result_path: str) -> None:
     for request in prompts:
         inputs = processor(
             request["prompt"],
-            processor.info.parse_mm_data(request["multi_modal_data"]),
+            processor.info.parse_mm_data(request.get("multi_modal_data", {})),
             hf_processor_mm_kwargs=request.get("mm_processor_kwargs"),
         )
         result["inputs"].append((inputs["mm_hashes"], inputs["mm_placeholders"]))

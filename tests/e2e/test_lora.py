@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,14 +24,16 @@ ADAPTED = (
 MAX_TOKENS = 12
 
 
-def write_adapter_and_merged(checkpoint: Path, folder: Path) -> tuple[Path, Path]:
+def write_adapter_and_merged(
+    checkpoint: Path, folder: Path, adapted: Sequence[str] = ADAPTED
+) -> tuple[Path, Path]:
     generator = torch.Generator().manual_seed(7)
     adapter, merged = folder / "adapter", folder / "merged"
     adapter.mkdir()
     shutil.copytree(checkpoint, merged)
     weights = load_file(checkpoint / "model.safetensors")
     tensors = {}
-    for name in ADAPTED:
+    for name in adapted:
         weight = weights[f"{name}.weight"]
         down = torch.randn((RANK, weight.shape[1]), generator=generator) * 0.1
         up = torch.randn((weight.shape[0], RANK), generator=generator) * 0.1
@@ -43,7 +46,7 @@ def write_adapter_and_merged(checkpoint: Path, folder: Path) -> tuple[Path, Path
         "peft_type": "LORA",
         "r": RANK,
         "lora_alpha": ALPHA,
-        "target_modules": sorted({name.rpartition(".")[2] for name in ADAPTED}),
+        "target_modules": sorted({name.rpartition(".")[2] for name in adapted}),
         "bias": "none",
     }
     (adapter / "adapter_config.json").write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""What Qwen-VL needs processes of its own for: stock vLLM, two ranks, drafting."""
+"""What Qwen-VL needs processes of its own for: stock vLLM, two ranks, experts."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ import pytest
 from tests.conftest import WriteQwenCheckpoint
 from tests.e2e.test_processes import answer
 from tests.e2e.test_qwen_vl import FAMILIES, OPTIONS
+from tests.qwen import qwen_prompt
+from tests.qwen_reference import QwenReference
 
 MEDIA: list[list[Any]] = [
     [[300, 220], "and", [150, 400]],
@@ -32,7 +34,11 @@ def job(checkpoint: Path, *budgets: float | None, **options: Any) -> dict[str, A
     }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+MIXTURE = pytest.param("qwen3_vl_moe", marks=pytest.mark.matrix)
+"""vLLM decides on a process's first engine whether there are experts."""
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, MIXTURE])
 def test_without_a_budget_everything_is_stocks(
     make_qwen: WriteQwenCheckpoint, tmp_path: Path, family: str
 ) -> None:
@@ -43,6 +49,26 @@ def test_without_a_budget_everything_is_stocks(
     for key in ("inputs", "outputs"):
         assert ours[key] == stock[key] * 2
     assert len(stock["outputs"][0]["logits"][0]) > 256
+
+
+@pytest.mark.matrix
+def test_a_mixture_of_experts_equals_hf(
+    make_qwen: WriteQwenCheckpoint, tmp_path: Path
+) -> None:
+    checkpoint = make_qwen("qwen3_vl_moe")
+    asked = job(
+        checkpoint,
+        0.25,
+        0.5,
+        hf_overrides={"hired_max_budget": 1.0, "hired_budget": 1.0},
+    )
+    reference = QwenReference(checkpoint)
+    expected = [
+        reference.generate(qwen_prompt(*media), f"{budget}", asked["max_tokens"])
+        for media, budget in asked["requests"]
+    ]
+    outputs = answer(tmp_path, asked)["outputs"]
+    assert [output["token_ids"] for output in outputs] == expected
 
 
 @pytest.mark.matrix

@@ -26,7 +26,6 @@ FAMILIES = [
     "qwen2_5_vl",
     "qwen3_vl",
     pytest.param("qwen2_vl", marks=pytest.mark.matrix),
-    pytest.param("qwen3_vl_moe", marks=pytest.mark.matrix),
 ]
 
 

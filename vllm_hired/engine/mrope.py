@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 from vllm.config import VllmConfig
-from vllm.model_executor.models.interfaces import SupportsMRoPE, SupportsMultiModal
+from vllm.model_executor.models.interfaces import SupportsMRoPE
 from vllm.multimodal.inputs import MultiModalFeatureSpec
+
+from vllm_hired.engine.models.base import HiredModelMixin
 
 COLUMNS = 4
 """Of a pruned image's rows: row and column of the cell as two digits each."""
@@ -111,7 +113,7 @@ class MRoPEOffsets(torch.nn.Module):
         return shifted
 
 
-class HiredMRoPEMixin(SupportsMultiModal, SupportsMRoPE):
+class HiredMRoPEMixin(HiredModelMixin, SupportsMRoPE):
     """Positions of pruned images in a model with M-RoPE."""
 
     @override
@@ -184,13 +186,12 @@ class HiredMRoPEMixin(SupportsMultiModal, SupportsMRoPE):
         inputs_embeds: Tensor | None = None,
         **kwargs: object,
     ) -> Any:
-        """Adds the offsets to the positions."""
+        """Adds the offsets to the positions, unless this engine refuses to drop: then
+        it may run two halves of a batch at once, for which there is one buffer."""
+        if self.hired.unsupported is None and positions.ndim == 2:
+            positions = self.hired_positions(positions)
         return super().forward(
-            input_ids,
-            self.hired_positions(positions),
-            intermediate_tensors,
-            inputs_embeds,
-            **kwargs,
+            input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs
         )
 
 

@@ -13,7 +13,6 @@ from vllm.multimodal.inputs import MultiModalKwargsItem
 
 from vllm_hired.engine.capture import LayerAttention, capture
 from vllm_hired.engine.inputs import item_layout
-from vllm_hired.engine.models.base import HiredModelMixin
 from vllm_hired.engine.mrope import HiredMRoPEMixin, with_offsets
 from vllm_hired.layouts import Layout
 from vllm_hired.layouts.qwen_vl import cell_side, most_cells
@@ -28,7 +27,7 @@ _ATTENTION = (
 )
 
 
-class HiredGridModelMixin(HiredMRoPEMixin, HiredModelMixin):
+class HiredGridModelMixin(HiredMRoPEMixin):
     """Chooses cells after the merger, by attention before it.
 
     A cell's attention is the sum over its patches; its keys, rotary positions included,

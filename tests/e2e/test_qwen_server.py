@@ -1,0 +1,103 @@
+"""A real `vllm serve` with a Qwen-VL checkpoint: usage, budgets, limits, metrics."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.conftest import WriteQwenCheckpoint
+from tests.e2e.test_server import Server, as_url, serving
+from tests.engine import noise_image
+from tests.qwen import QwenFrontEnd
+
+pytestmark = pytest.mark.matrix
+
+COMMAND = (
+    "vllm serve qwen --hf-overrides hired_budget=0.2 --trust-request-mm-kwargs "
+    "--max-model-len 1024 --dtype float32 --enforce-eager --max-num-batched-tokens 256 "
+    "--max-num-seqs 8 --limit-mm-per-prompt.image 3 --limit-mm-per-prompt.video 1"
+)
+PHOTO, STRIP = noise_image(448, 336), noise_image(600, 30)
+
+
+@pytest.fixture(scope="module")
+def front_end(make_qwen: WriteQwenCheckpoint) -> QwenFrontEnd:
+    return QwenFrontEnd(make_qwen("qwen2_5_vl"))
+
+
+@pytest.fixture(scope="module")
+def server(
+    make_qwen: WriteQwenCheckpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    checkpoint: Path = make_qwen("qwen2_5_vl")
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "qwen").symlink_to(checkpoint)
+    with serving(COMMAND, folder, checkpoint) as server:
+        yield server
+
+
+def text_and_markers(server: Server, images: int) -> int:
+    """Tokens of a prompt beside those of its images, of which each has two markers."""
+    return server.prompt_tokens() + 2 * images
+
+
+def test_metrics_of_known_requests(server: Server, front_end: QwenFrontEnd) -> None:
+    """Exact numbers; the first test of its server."""
+    for _ in range(2):  # the second from the cache
+        server.prompt_tokens(as_url(PHOTO))
+    server.prompt_tokens(as_url(PHOTO), as_url(STRIP))
+    tenth: dict[str, Any] = {"mm_processor_kwargs": {"hired_budget": 0.1}}
+    server.prompt_tokens(as_url(PHOTO), **tenth)
+    photo, strip = front_end.expected(PHOTO, "0.2"), front_end.expected(STRIP, "0.2")
+    kept = [photo] * 3 + [strip, front_end.expected(PHOTO, "0.1")]
+    stock = 4 * front_end.expected(PHOTO, "1") + front_end.expected(STRIP, "1")
+    assert server.counters() == {
+        "images_total": len(kept),
+        "visual_tokens_kept_total": sum(kept),
+        "visual_tokens_dropped_total": stock - sum(kept),
+        "kept_tokens_per_image_count": len(kept),
+        "kept_tokens_per_image_sum": sum(kept),
+    }
+
+
+def test_usage_shows_the_reduced_prompt(
+    server: Server, front_end: QwenFrontEnd
+) -> None:
+    for budget in ("0.2", "0.1", "0.001"):
+        kwargs = {"hired_budget": float(budget)}
+        assert server.prompt_tokens(
+            as_url(PHOTO), as_url(STRIP), mm_processor_kwargs=kwargs
+        ) == text_and_markers(server, 2) + sum(
+            front_end.expected(image, budget) for image in (PHOTO, STRIP)
+        )
+
+
+def test_a_requests_own_limits_of_pixels(
+    server: Server, front_end: QwenFrontEnd
+) -> None:
+    limits = {"min_pixels": 28 * 28, "max_pixels": 28 * 28 * 50}
+    assert server.prompt_tokens(
+        as_url(PHOTO), mm_processor_kwargs=limits
+    ) == text_and_markers(server, 1) + front_end.expected(PHOTO, "0.2", **limits)
+    # Beyond what memory was planned for.
+    more = {"min_pixels": 28 * 28 * 4000, "max_pixels": 28 * 28 * 5000}
+    response = server.chat(as_url(PHOTO), mm_processor_kwargs=more)
+    assert response.status_code == 400, response.text
+    assert server.prompt_tokens(as_url(PHOTO)) > 0
+
+
+@pytest.mark.parametrize("value", [0, 0.3, 1.0, True, "0.2", []])
+def test_bad_budgets_are_400_and_the_engine_lives(server: Server, value: Any) -> None:
+    kwargs = {"hired_budget": value}
+    response = server.chat(as_url(PHOTO), mm_processor_kwargs=kwargs)
+    assert response.status_code == 400, response.text
+    assert "hired_budget" in response.text
+    assert server.prompt_tokens(as_url(PHOTO)) > 0
+
+
+def test_images_too_thin_are_400(server: Server) -> None:
+    response = server.chat(as_url(Image.new("RGB", (3000, 10))))
+    assert response.status_code == 400, response.text
+    assert server.prompt_tokens(as_url(PHOTO)) > 0
