@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_hired.errors import PREFIX, HiredConfigError
 from vllm_hired.selectors import read_method, selector_names
-from vllm_hired.towers import TOWERS, tower_type
+from vllm_hired.towers import TOWERS, tower_of, tower_type
 
 OBSTACLE = "_hired_obstacle"
 """Attribute of an HF config, by which every process of an engine learns why no budget
@@ -29,8 +29,10 @@ class HiredConfig:
         max_budget: largest `rho` that a request may ask for; what vLLM profiles.
         token_cap: most visual tokens of any image, or None.
         alpha: share of the budget given to the thumbnail.
-        init_layer: tower layer whose [CLS] attention distributes the budget.
-        final_layer: tower layer whose [CLS] attention ranks the tokens.
+        init_layer: tower layer whose attention distributes the budget among tiles.
+        final_layer: tower layer whose attention ranks the tokens. By default the last
+            that can, whose output the projector or merger gets; the paper found it best
+            for CLIP, and nobody has compared layers of Qwen's towers here.
         selector: a name among `vllm_hired.selectors.selector_names()`.
         attention: which attention ranks cells, a name in `ATTENTIONS`.
         method: version and settings of the selector, as `read_method` gives them.
@@ -75,7 +77,6 @@ class HiredConfig:
             )
         # A tower that HiRED cannot use may have no layers to count.
         layers = [] if unsupported else ranking_layers(hf_config)
-        tower = TOWERS.get(tower_type(hf_config))
         selector = _read_name(
             "hired_selector", given.get("hired_selector", "hired"), selector_names()
         )
@@ -92,7 +93,7 @@ class HiredConfig:
             selector=selector,
             attention=_read_name(
                 "hired_attention",
-                given.get("hired_attention", tower.attention if tower else "cls"),
+                given.get("hired_attention", tower_of(hf_config).attention),
                 ATTENTIONS,
             ),
             method=read_method(selector, own, SETTINGS),
@@ -209,8 +210,7 @@ def num_tower_layers(hf_config: Any) -> int:
     """How many layers of the vision tower run: up to `vision_feature_layer`, where the
     model has one."""
     vision = hf_config.vision_config
-    tower = TOWERS.get(tower_type(hf_config))
-    if tower is not None and tower.feature_strategy is None:
+    if tower_of(hf_config).feature_strategy is None:
         return int(vision.depth)
     layer: int = hf_config.vision_feature_layer
     total: int = vision.num_hidden_layers

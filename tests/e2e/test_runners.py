@@ -25,6 +25,7 @@ TESTS = {
         ],
         "test_lora": ["equals_merged_weights[llava_next]"],
         "test_processes": ["without_a_budget_everything_is_stocks[llava_next-unset]"],
+        "test_qwen_vl": ["equals_hf_fed_what_is_to_be_kept[qwen2_5_vl]"],
     },
     "v1-compiled": {
         "test_generation": [
@@ -32,23 +33,60 @@ TESTS = {
             "one_batch_of_all_kinds[llava_next]",
         ],
         "test_processes": ["without_a_budget_everything_is_stocks[llava_next-unset]"],
+        "test_qwen_vl": ["equals_hf_fed_what_is_to_be_kept[qwen3_vl]"],
     },
 }
 """By the names of `tests.runners.RUNNERS`, and by file of this folder."""
 
+MATRIX = {
+    runner: {
+        "test_qwen_vl": [
+            f"{test}[{family}]"
+            for test in (
+                "equals_hf_fed_what_is_to_be_kept",
+                "an_error_in_the_positions_is_seen",
+                "prefix_cache_keeps_budgets_apart",
+            )
+            for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+        ],
+        "test_qwen_processes": [
+            f"without_a_budget_everything_is_stocks[{family}]"
+            for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+        ],
+    }
+    for runner in TESTS
+}
+"""What `make test-all` runs besides."""
+
 
 # Many engines start, one after another.
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("runner", TESTS)
-def test_passes_as_on_model_runner_v1(runner: str, tmp_path: Path) -> None:
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize(
+    ("runner", "listed"),
+    [
+        *TESTS.items(),
+        *(
+            pytest.param(runner, listed, marks=pytest.mark.matrix)
+            for runner, listed in MATRIX.items()
+        ),
+    ],
+    ids=[*TESTS, *(f"{runner} matrix" for runner in MATRIX)],
+)
+def test_passes_as_on_model_runner_v1(
+    runner: str, listed: dict[str, list[str]], tmp_path: Path
+) -> None:
     folder = Path(__file__).parent
     tests = [
         f"{folder / file}.py::test_{name}"
-        for file, names in TESTS[runner].items()
+        for file, names in listed.items()
         for name in names
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--quiet", "--timeout=600", *tests],
+        [
+            *(sys.executable, "-m", "pytest", "--quiet", "--timeout=600"),
+            *("-m", "matrix or not matrix"),
+            *tests,
+        ],
         env=os.environ
         | {
             VARIABLE: runner,

@@ -6,7 +6,7 @@ from typing import Any
 from vllm_hired.engine.models import MODELS
 from vllm_hired.layouts.qwen_vl import PixelLimits
 from vllm_hired.tools.config_file import read_config_file, read_pixel_limits
-from vllm_hired.towers import TOWERS, Tower, tower_type
+from vllm_hired.towers import tower_of
 
 
 class CheckpointError(ValueError):
@@ -28,7 +28,7 @@ def read_plain_config(
         CheckpointError
     """
     hf_config = _served(model, read_config_file(model) or read_config(model))
-    if TOWERS.get(tower_type(hf_config), Tower(False, "full")).has_tiles:
+    if tower_of(hf_config).has_tiles:
         if least_pixels or most_pixels:
             raise CheckpointError(
                 f"{model} resizes no image by its pixels: leave --min-pixels and "

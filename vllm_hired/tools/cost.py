@@ -11,7 +11,7 @@ from vllm_hired.budget import KeptCount
 from vllm_hired.config import num_tower_layers
 from vllm_hired.layouts import Layout
 from vllm_hired.tools.grid_cost import grid_flops
-from vllm_hired.towers import TOWERS, tower_type
+from vllm_hired.towers import tower_of
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
 """Bytes of a number in the KV cache."""
@@ -38,7 +38,7 @@ def prefill_cost(
     Stock vLLM projects all cells, padding too; with dropping, kept ones alone. A tower
     that merges patches into cells merges all of them either way.
     """
-    if not TOWERS[tower_type(hf_config)].has_tiles:
+    if not tower_of(hf_config).has_tiles:
         tower, projector = grid_flops(hf_config.vision_config, layout)
     else:
         tower = layout.num_partitions * partition_flops(hf_config)

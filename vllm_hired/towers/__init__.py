@@ -45,3 +45,8 @@ def tower_type(hf_config: Any) -> str:
     that no other model has, since published vision configs then leave theirs out."""
     model_type: str = hf_config.model_type
     return model_type if model_type in TOWERS else hf_config.vision_config.model_type
+
+
+def tower_of(hf_config: Any) -> Tower:
+    """A model's tower. One that cannot be read is asked for nothing."""
+    return TOWERS.get(tower_type(hf_config), Tower(has_cls=False, feature_strategy=""))

@@ -17,7 +17,7 @@ from vllm_hired.errors import HiredConfigError
 from vllm_hired.layouts import Layout
 from vllm_hired.selectors import SELECTORS, make_selector
 from vllm_hired.selectors.probe import GuardedSelector
-from vllm_hired.towers import TOWERS, Tower, tower_type
+from vllm_hired.towers import tower_of
 
 # Under "vllm", where vLLM has set up its handlers.
 logger = init_logger(f"vllm.{__name__}")
@@ -40,8 +40,7 @@ class HiredModelMixin(SupportsMultiModal):
         self.selector = make_selector(self.hired.selector, self.hired.method)
         if self.hired.selector not in SELECTORS:
             self.selector = GuardedSelector(self.selector)
-        # One that cannot be read drops nothing, and is asked for nothing.
-        self.tower_kind = TOWERS.get(tower_type(self.config), Tower(False, "full"))
+        self.tower_kind = tower_of(self.config)
         scheduler = vllm_config.scheduler_config
         # vLLM packs images into a call by the tokens they keep, so a small budget
         # packs many more cells than memory was profiled for.

@@ -22,7 +22,7 @@ from vllm_hired.layouts import Layout, image_layout
 from vllm_hired.selectors import make_selector
 from vllm_hired.selectors.probe import needs_problem
 from vllm_hired.tools.checkpoint import CheckpointError, read_config
-from vllm_hired.towers import TOWERS
+from vllm_hired.towers import TOWERS, tower_of
 from vllm_hired.towers.observation import QUANTITIES, Observation
 from vllm_hired.towers.reading import observations, readings_for
 
@@ -85,6 +85,10 @@ def inspect_image(
         ImageSizeError: an image with nothing to select from.
     """
     hf_config = read_config(model)
+    if not tower_of(hf_config).has_tiles:
+        raise CheckpointError(
+            f"{model}: inspect cannot show the family {hf_config.model_type}"
+        )
     hired = HiredConfig.from_hf_config(with_settings(hf_config, settings))
     problem = needs_problem(
         hired.selector, hf_config.vision_config.model_type, hired.attention
