@@ -20,13 +20,15 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 demo: $(READY)
 	$(BIN)/python -m benchmarks.demo
 
+# Two processes share the tests, as tests/conftest.py groups them; slow ones come first.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
 test: lint docs browser
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # For people who edit; CONTRIBUTING.md says what it leaves out.
 check: lint
-	# One thread: of these small tensors more would only wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: $(READY)
 	$(BIN)/ruff check .
