@@ -1,7 +1,7 @@
 """What all selection methods share: masks, exact counts and sequence order."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -65,6 +65,26 @@ class Selector(ABC):
             kept: `K`, at most `layout.num_selectable`.
             alpha: the thumbnail's share.
         """
+
+    def select_each(
+        self,
+        observation: Observation,
+        layout: Layout,
+        counts: Sequence[int],
+        alpha: Fraction,
+    ) -> Iterator[Selection]:
+        """`select` for each of several counts of the same image.
+
+        A greedy method overrides it, since one order of its cells answers all.
+
+        Args:
+            observation: as in `select`.
+            layout: as in `select`.
+            counts: `K` of each, at least one.
+            alpha: as in `select`.
+        """
+        for kept in counts:
+            yield self.select(observation, layout, kept, alpha)
 
 
 class ScoreSelector(Selector):

@@ -1,12 +1,14 @@
 """SCOPE (Deng et al., "Saliency-Coverage Oriented Token Pruning", NeurIPS 2025,
 arXiv 2510.24214)."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from vllm_hired.budget import split_thumbnail
 from vllm_hired.layouts.base import Layout
@@ -50,37 +52,51 @@ class ScopeSelector(Selector):
     def select(
         self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
     ) -> Selection:
+        (selection,) = self.select_each(observation, layout, [kept], alpha)
+        return selection
+
+    @override
+    def select_each(
+        self,
+        observation: Observation,
+        layout: Layout,
+        counts: Sequence[int],
+        alpha: Fraction,
+    ) -> Iterator[Selection]:
         valid = index_tables(layout, observation.device).valid
         units = unit_features(observation.features).masked_fill(~valid[..., None], 0)
         saliency = _relative(observation.final_attention).pow(self.alpha)
-        quota, steps = equal_quota(layout, kept, observation.device)
-        selected = greedy_coverage(units @ units.mT, saliency, valid, quota, steps)
-        return Selection(in_sequence(selected, layout, kept))
+        quotas = [equal_quota(layout, kept, observation.device) for kept in counts]
+        steps = max(steps for _, steps in quotas)
+        places = greedy_coverage(units @ units.mT, saliency, valid, steps)
+        for kept, (quota, _) in zip(counts, quotas, strict=True):
+            yield Selection(in_sequence(places < quota[:, None], layout, kept))
 
 
 def greedy_coverage(
-    similarity: Tensor, saliency: Tensor, valid: Tensor, quota: Tensor, steps: int
+    similarity: Tensor, saliency: Tensor, valid: Tensor, steps: int
 ) -> Tensor:
-    """`[P, N]` bool: in each partition as many valid cells as its quota.
+    """`[P, N]` int64: the step, from 0, that selects each valid cell; `steps` where
+    none does.
 
     Args:
         similarity: `[P, N, N]`, finite, 0 for padding.
         saliency: `[P, N]` in [0, 1].
         valid: `[P, N]` bool.
-        quota: `[P]` int64, at most the valid cells of each partition.
-        steps: the largest quota.
+        steps: how many cells to select in each partition, or all where it has fewer.
     """
     covered = torch.zeros_like(saliency)[:, None, :]
     gains = torch.empty_like(similarity)
-    selected = torch.zeros_like(valid)
+    places = torch.full_like(valid, steps, dtype=torch.int64)
     cells = torch.arange(valid.shape[-1], device=valid.device)
     for step in range(steps):
         torch.sub(similarity, covered, out=gains).clamp_(min=0)
-        score = (gains.sum(dim=-1) * saliency).masked_fill(~valid | selected, -1)
+        is_open = valid & (places == steps)
+        score = (gains.sum(dim=-1) * saliency).masked_fill(~is_open, -1)
         best = score.argmax(dim=-1, keepdim=True)
         covered = torch.maximum(covered, similarity.take_along_dim(best[..., None], 1))
-        selected |= (cells == best) & (step < quota[:, None])
-    return selected
+        places.masked_fill_(is_open & (cells == best), step)
+    return places
 
 
 @lru_cache(maxsize=512)
