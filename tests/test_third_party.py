@@ -1,6 +1,7 @@
 """Selection methods of other packages: installed, listed, probed, guarded."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,11 +20,14 @@ import vllm_hired.selectors as registry
 from tests.conftest import expect_refusal
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
+from vllm_hired.config import HiredConfig
 from vllm_hired.layouts import Layout
 from vllm_hired.selectors.base import Selection, Selector
 from vllm_hired.selectors.probe import GuardedSelector, made_up_observation
 from vllm_hired.selectors.uniform import UniformSelector
 from vllm_hired.tools.cli import main
+from vllm_hired.tools.inspect.page import page_data
+from vllm_hired.tools.inspect.tower import inspect_image
 
 EXAMPLE = Path(__file__).parents[1] / "examples/custom_selector"
 HALF = Fraction(1, 2)
@@ -205,6 +209,48 @@ def test_the_command_lists_it(
     with pytest.raises(SystemExit):
         main(["inspect", "--help"])
     assert "theirs" in capsys.readouterr().out
+
+
+def page_of(checkpoint: Path, **settings: object) -> dict[str, Any]:
+    settings = {"hired_budget": 0.2} | settings
+    inspection = inspect_image(str(checkpoint), "", noise_image(100, 80), settings)
+    hired = HiredConfig.from_hf_config(inspection.configured(settings))
+    return page_data(inspection, [hired])
+
+
+def test_the_page_of_inspect_shows_it(checkpoint: Path, provide: Provide) -> None:
+    provide(GoodSelector)
+    *ours, theirs = page_of(checkpoint)["methods"]
+    (uniform,) = (method for method in ours if method["name"] == "uniform")
+    assert theirs["name"] == "theirs"
+    assert theirs["about"] == "As `uniform`, under another name."
+    assert theirs["kept"] == uniform["kept"]
+
+
+class RaisesOnImages(UniformSelector):
+    """Where features are not those that the probe makes up."""
+
+    needs = frozenset({"features"})
+
+    def token_scores(self, observation: Any, layout: Any) -> torch.Tensor:
+        if observation.features.shape[-1] != 32:
+            raise ZeroDivisionError("on purpose")
+        return super().token_scores(observation, layout)
+
+
+@pytest.mark.parametrize("name", ["no such name", "too few", "on images"])
+def test_the_page_of_inspect_leaves_a_broken_one_out(
+    checkpoint: Path, provide: Provide, name: str
+) -> None:
+    broken = BROKEN | {"on images": (RaisesOnImages, "it raises ZeroDivisionError on")}
+    provided, said = broken[name]
+    provide(provided)
+    data = page_of(checkpoint)
+    assert [method["name"] for method in data["methods"]] == [*registry.SELECTORS]
+    (line,) = data["left_out"]
+    assert re.search(f"^theirs: .*{said}", line)
+    with expect_refusal(match=said):
+        page_of(checkpoint, hired_selector="theirs")
 
 
 def test_a_request_under_a_broken_method_is_refused(
