@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vllm_hired.budget import split_thumbnail
 from vllm_hired.layouts.base import Layout
-from vllm_hired.selectors.allocation import allocate, most_full, ranks
+from vllm_hired.selectors.allocation import allocate, most_full
 from vllm_hired.selectors.index_tables import index_tables
+from vllm_hired.selectors.partitions import highest
 from vllm_hired.towers import Tower
 from vllm_hired.towers.observation import Observation, Quantity
 
@@ -111,8 +112,8 @@ class ScoreSelector(Selector):
     def select(
         self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
     ) -> Selection:
-        """In each partition the valid cells of highest score stay, ties to the lower
-        index."""
+        """In each partition the valid cells of highest score stay; NaN is the lowest,
+        and ties go to the lower index."""
         tables = index_tables(layout, observation.device)
         alpha = self.thumbnail_share(layout, alpha)
         thumbnail, tiles = split_thumbnail(layout, kept, alpha)
@@ -123,11 +124,9 @@ class ScoreSelector(Selector):
             most_full(layout.tile_capacities, tiles),
         )
         quota = partition_quota(layout, thumbnail, split)
-
-        scores = self.token_scores(observation, layout).nan_to_num(nan=0.0)
-        scores = scores.masked_fill(~tables.valid, -torch.inf)
-        order = torch.argsort(scores, dim=-1, descending=True, stable=True)
-        return Selection(in_sequence(ranks(order) < quota[:, None], layout, kept))
+        scores = self.token_scores(observation, layout)
+        is_kept = highest(scores, tables.valid, quota)
+        return Selection(in_sequence(is_kept, layout, kept))
 
 
 def partition_quota(layout: Layout, thumbnail: int, split: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing_extensions import override
 from vllm_hired.layouts.base import Layout
 from vllm_hired.selectors.base import Selection, Selector
 from vllm_hired.selectors.index_tables import index_tables
-from vllm_hired.selectors.similarity import is_finite, unit_features
+from vllm_hired.selectors.similarity import directions, is_finite
 from vllm_hired.towers.observation import Observation
 
 BEYOND_ANY_SIMILARITY = 2.0
@@ -51,8 +51,8 @@ class DivPruneSelector(Selector):
         alpha: Fraction,
     ) -> Iterator[Selection]:
         sequence = index_tables(layout, observation.device).sequence
-        features = observation.features.flatten(0, 1)[sequence]
-        units = unit_features(features)
+        features = observation.features.flatten(0, 1).index_select(0, sequence)
+        units = directions(features)
         last = torch.where(is_finite(features), -torch.inf, BEYOND_ANY_SIMILARITY)
         order = farthest_first(units @ units.T, last, max(counts))
         for kept in counts:

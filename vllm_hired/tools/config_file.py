@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from vllm_hired.layouts import FAMILIES
+from vllm_hired.layouts import largest_image_sizes
 
 _TEXT = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
 _VISION = {
@@ -67,18 +67,12 @@ def read_config_file(model: str) -> PlainConfig | None:
             name: PlainConfig(**(DEFAULTS[data[name]["model_type"]] | data[name]))
             for name in ("vision_config", "text_config")
         }
-        return PlainConfig(**(LLAVA_DEFAULTS | data | nested | _known_family(data)))
-    except (OSError, ValueError, TypeError, KeyError):
+        config = PlainConfig(**(LLAVA_DEFAULTS | data | nested))
+        # Does the family find all that it reads?
+        largest_image_sizes(config)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-
-
-def _known_family(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Its `model_type`; a KeyError for what this file does not know."""
-    model_type = data["model_type"]
-    FAMILIES[model_type]
-    if model_type == "llava_next":
-        data["image_grid_pinpoints"]
-    return {"model_type": model_type}
+    return config
 
 
 def _path(model: str) -> Path:
