@@ -1,8 +1,9 @@
-"""Selection methods of other packages: installed, listed, probed, guarded."""
+"""Selection methods of other packages: listed, probed, guarded.
 
-import os
+`tests/e2e/test_methods.py` installs and serves one.
+"""
+
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -141,39 +142,6 @@ def test_whatever_a_method_does_the_count_holds(method: type[Selector]) -> None:
         assert selection.cells.shape == (kept,)
         assert int(selection.cells.min()) >= 0
         assert int(selection.cells.max()) < layout.num_cells
-
-
-@pytest.mark.slow
-def test_the_example_is_installed_and_served(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`examples/custom_selector`, as pip installs it, in a process that finds it."""
-    site = tmp_path / "site"
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, "--target", site, EXAMPLE],
-        check=True,
-    )
-    code = (
-        "import sys, torch; from pathlib import Path\n"
-        "from tests.front_end import FrontEnd; from tests.engine import noise_image\n"
-        "from vllm_hired.selectors import selector_names\n"
-        "assert 'centre' in selector_names()\n"
-        "overrides = {'hired_budget': 0.2, 'hired_selector': 'centre',\n"
-        "             'hired_centre_stretch': 2}\n"
-        "front_end = FrontEnd(Path(sys.argv[1]), hf_overrides=overrides)\n"
-        "inputs = front_end(noise_image(112, 112))\n"
-        "print(front_end.placeholders(inputs), front_end.processor.info.hired.method)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, checkpoint],
-        env=os.environ | {"PYTHONPATH": f"{site}:{Path.cwd()}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "[64] (('version', 1), ('stretch', 2.0))" in done.stdout
 
 
 def test_settings_of_a_method_belong_to_it(
