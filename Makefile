@@ -20,17 +20,19 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 demo: $(READY)
 	$(BIN)/python -m benchmarks.demo
 
+# Two processes share the tests, as tests/conftest.py groups them; slow ones come first.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
 test: lint docs browser
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Every combination of family, model runner, LoRA, ranks and HTTP too.
 test-all: lint docs browser
-	$(BIN)/python -m pytest -m 'matrix or not matrix'
+	$(PYTEST) -m 'matrix or not matrix'
 
 # For people who edit; CONTRIBUTING.md says what it leaves out.
 check: lint
-	# One thread: of these small tensors more would only wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not matrix'
+	$(PYTEST) -m 'not slow and not matrix'
 
 lint: $(READY)
 	$(BIN)/ruff check .

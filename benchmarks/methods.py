@@ -107,40 +107,52 @@ class Bench:
 
 @torch.inference_mode()
 def costs(args: argparse.Namespace) -> list[Row]:
-    """A row a method and budget: seconds of tower and method, memory, waits."""
+    """A row a method and budget: seconds in each round, memory, waits.
+
+    In a round the tower encodes once, then each method selects at each budget, so that
+    a method's share of the tower is that of the same minute.
+    """
     cost_args = argparse.Namespace(**vars(args) | {"model": None})
     bench = Bench(harness.model_of(overhead.start_engine(cost_args, args.shape)))
     found: list[Row] = []
-    steps = [(name, budget) for name in args.selectors for budget in args.budgets]
-    for name, budget in tqdm(steps, desc="costs"):
-        work = bench.work(name, budget)
-        rows = work()
-        events = overhead.cpu_events(work)
-        memory = [e.nbytes() for e in events if e.name() == "[memory]"]
-        seconds: dict[str, list[float]] = {"tower": [], "method": []}
-        for _ in range(args.repeats):
-            for part, call in (("tower", bench.encode), ("method", work)):
-                start = now()
-                call()
-                seconds[part].append(now() - start)
-        found.append(
-            {
-                "selector": name,
-                "budget": budget,
-                "kept": len(rows),
-                "seconds": seconds,
-                "peak MiB": round(max(accumulate(memory)) / 2**20, 1),
-                "waits": sum(event.name() in overhead.WAITS for event in events),
-            }
-        )
+    works: list[Callable[[], Tensor]] = []
+    for name in args.selectors:
+        for budget in args.budgets:
+            work = bench.work(name, budget)
+            rows = work()
+            events = overhead.cpu_events(work)
+            memory = [e.nbytes() for e in events if e.name() == "[memory]"]
+            works.append(work)
+            found.append(
+                {
+                    "selector": name,
+                    "budget": budget,
+                    "kept": len(rows),
+                    "tower seconds": [],
+                    "method seconds": [],
+                    "peak MiB": round(max(accumulate(memory)) / 2**20, 1),
+                    "waits": sum(e.name() in overhead.WAITS for e in events),
+                }
+            )
+    for _ in tqdm(range(args.repeats), desc="costs"):
+        tower = seconds_of(bench.encode)
+        for cost, work in zip(found, works, strict=True):
+            cost["tower seconds"].append(tower)
+            cost["method seconds"].append(seconds_of(work))
     return found
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    start = now()
+    call()
+    return now() - start
 
 
 def cost_rows(found: list[Row]) -> list[Row]:
     """Milliseconds are medians; the share is `median (min to max)`."""
     rows = []
     for cost in found:
-        tower, method = (cost["seconds"][part] for part in ("tower", "method"))
+        tower, method = (cost[f"{part} seconds"] for part in ("tower", "method"))
         shares = [100 * m / t for m, t in zip(method, tower, strict=True)]
         rows.append(
             {
@@ -174,7 +186,7 @@ def draw(found: list[Row], right: dict[tuple[str, float], Any]) -> Figure:
     axes = figure.subplots()
     for name in dict.fromkeys(cost["selector"] for cost in found):
         own = [cost for cost in found if cost["selector"] == name]
-        across = [1000 * median(cost["seconds"]["method"]) for cost in own]
+        across = [1000 * median(cost["method seconds"]) for cost in own]
         up = [
             100 * right[name, cost["budget"]].mean() if right else cost["kept"]
             for cost in own

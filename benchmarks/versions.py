@@ -24,6 +24,9 @@ RESULTS = Path(__file__).parent / "results"
 ENVIRONMENTS = {"0.31": ".venv-0.31", "0.32": ".venv", "0.33": ".venv-0.33"}
 """Release of vLLM -> its environment, as the Makefile names it."""
 
+TWO_PROCESSES = "--numprocesses 2 --dist loadgroup --no-loadscope-reorder"
+"""How `make test` runs pytest."""
+
 PROVENANCE = (
     "import json; from benchmarks.provenance import provenance; "
     "print(json.dumps(provenance()))"
@@ -68,7 +71,7 @@ def run_suite(python: Path, tests: Sequence[str]) -> dict[str, Any]:
     facts = subprocess.run(
         [python, "-c", PROVENANCE], cwd=ROOT, stdout=subprocess.PIPE, check=True
     )
-    command = [str(python), "-m", "pytest", *tests]
+    command = [str(python), "-m", "pytest", *TWO_PROCESSES.split(), *tests]
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         start = time.perf_counter()
@@ -77,7 +80,11 @@ def run_suite(python: Path, tests: Sequence[str]) -> dict[str, Any]:
         if not report.exists():
             raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
         cases = [*ElementTree.parse(report).iter("testcase")]
-    named = [(f"{case.get('classname')}::{case.get('name')}", case) for case in cases]
+    # After "@" comes the group that keeps a test with others in one process.
+    named = [
+        (f"{case.get('classname')}::{case.get('name', '').partition('@')[0]}", case)
+        for case in cases
+    ]
     failed = [
         name
         for name, case in named

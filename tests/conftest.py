@@ -3,13 +3,13 @@
 import os
 
 # Before vLLM, whose model runner it picks.
-from tests.runners import check_runner
+from tests.runners import CORES
 
 os.environ |= {
     # In this process, so that tests can look inside.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "0-1",
+    "VLLM_CPU_OMP_THREADS_BIND": CORES,
     "VLLM_LOGGING_LEVEL": "WARNING",
     "HF_HUB_OFFLINE": "1",
 }
@@ -26,7 +26,8 @@ from vllm import LLM
 
 from benchmarks.checkpoints import small, write_checkpoint
 from benchmarks.qwen_checkpoints import small_qwen, write_qwen_checkpoint
-from tests.engine import ENGINE_OPTIONS
+from tests.engine import start_engine
+from tests.processes import Processes
 from tests.reference import Reference
 from vllm_hired.config import SETTINGS
 from vllm_hired.errors import HiredConfigError
@@ -97,8 +98,7 @@ def any_checkpoint(
 def make_engine() -> MakeEngine:
     """`make_engine(checkpoint, hired_budget=0.2, ...)`: an engine in this process.
 
-    The same arguments give the same engine. All live until the end: shutting one
-    down takes the process groups of the others with it.
+    The same arguments give the same engine.
     """
     engines: dict[str, LLM] = {}
 
@@ -106,12 +106,20 @@ def make_engine() -> MakeEngine:
         key = repr((checkpoint, sorted(changes.items())))
         if key not in engines:
             overrides = {k: changes.pop(k) for k in [*changes] if k in SETTINGS}
-            options = ENGINE_OPTIONS | {"hf_overrides": overrides} | changes
-            engines[key] = LLM(str(checkpoint), **options)
-            check_runner(engines[key])
+            engines[key] = start_engine(
+                str(checkpoint), **{"hf_overrides": overrides, **changes}
+            )
         return engines[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Processes]:
+    """`processes(STOCK, answer, ...)`: calls a function in another process."""
+    processes = Processes()
+    yield processes
+    processes.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +159,11 @@ SLOW_FIXTURES = {"make_engine", "server", "browser", "trained", "distributions"}
 a few mark themselves."""
 
 
+# Before pytest-xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is slow, and what belongs in one process where several share the
+    tests: all that uses `make_engine`, and otherwise each file."""
     end_to_end = Path(__file__).parent / "e2e"
     for item in items:
         if not isinstance(item, pytest.Function):
@@ -162,3 +174,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or end_to_end in item.path.parents
         ):
             item.add_marker(pytest.mark.slow)
+        has_engine = "make_engine" in item.fixturenames
+        group = "engines" if has_engine else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    # So that what is left to the end is short.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -1,19 +1,15 @@
-"""How tests start an engine and what they ask it; also run as a script.
+"""How tests start an engine and what they ask it, in their process or in another."""
 
-`python -m tests.engine job.json result.pt` answers a job in a process of its own,
-where the plugin may be missing, the ranks may be two, or the start may fail.
-"""
-
-import json
-import sys
 from typing import Any
+
+# Before vLLM, whose model runner it picks.
+from tests.runners import RUNNER, check_runner  # isort: skip
 
 import numpy as np
 import torch
 from PIL import Image
+from vllm import LLM, SamplingParams
 
-from tests.runners import RUNNER, check_runner
-from vllm_hired.engine.inputs import input_layouts
 from vllm_hired.layouts import image_layout
 
 ENGINE_OPTIONS: dict[str, Any] = {
@@ -67,60 +63,51 @@ def kept_digest(model: Any) -> list[int]:
     return indices
 
 
-def qwen_kept_digest(model: Any) -> list[int]:
-    """The cells that this worker keeps of one image, at a budget of 0.2."""
-    generator = torch.Generator().manual_seed(1)
-    vision = model.config.vision_config
-    grid = torch.tensor([[1, 28, 36]])
-    values = 3 * vision.temporal_patch_size * vision.patch_size**2
-    inputs = {
-        "pixel_values": torch.rand((28 * 36, values), generator=generator),
-        "image_grid_thw": grid,
-    }
-    layouts = input_layouts(model.config, inputs)
-    _, (selection,) = model.select(inputs, layouts, [14 * 18 // 5])
-    indices: list[int] = selection.cells.tolist()
-    return indices
+_engines: list[LLM] = []
+"""They live until the end: shutting one down takes the process groups of the others
+with it."""
 
 
-def main(job_path: str, result_path: str) -> None:
-    """Job: engine options, requests as arguments of `prompt`, or of `qwen_prompt` where
-    `is_qwen`, max_tokens, digest.
-
-    Outputs are completions with logits, or the embeddings of a pooling engine.
-    """
-    from vllm import LLM, SamplingParams
-
-    from tests.qwen import qwen_prompt
-
-    with open(job_path) as file:
-        job = json.load(file)
-    llm = LLM(**(ENGINE_OPTIONS | job["engine"]))
+def start_engine(model: str, **changes: Any) -> LLM:
+    """An engine in this process, checked to run as this process's engines do."""
+    llm = LLM(model, **(ENGINE_OPTIONS | changes))
     check_runner(llm)
-    sampling = SamplingParams(
-        max_tokens=job["max_tokens"], temperature=0, logprobs=-1, ignore_eos=True
-    )
-    is_qwen = job.get("is_qwen", False)
-    make = qwen_prompt if is_qwen else prompt
-    prompts = [make(*media, budget=budget) for media, budget in job["requests"]]
+    _engines.append(llm)
+    return llm
+
+
+def answers(
+    llm: LLM, requests: list[dict[str, Any]], max_tokens: int
+) -> dict[str, list[Any]]:
+    """All that can be told apart of what an engine makes of requests.
+
+    Returns:
+        `inputs`: hashes and placeholders; `outputs`: completions with all logits, or
+        the embeddings of a pooling engine.
+    """
     processor = llm.llm_engine.renderer.get_mm_processor()
-    result: dict[str, Any] = {"outputs": [], "inputs": []}
-    for request in prompts:
-        inputs = processor(
+    inputs = [
+        processor(
             request["prompt"],
             processor.info.parse_mm_data(request.get("multi_modal_data", {})),
             hf_processor_mm_kwargs=request.get("mm_processor_kwargs"),
         )
-        result["inputs"].append((inputs["mm_hashes"], inputs["mm_placeholders"]))
-    if job["engine"].get("runner") == "pooling":
-        for embedded in llm.embed(prompts, use_tqdm=False):
-            result["outputs"].append(embedded.outputs.embedding)
-        torch.save(result, result_path)
-        return
-    for output in llm.generate(prompts, sampling, use_tqdm=False):
+        for request in requests
+    ]
+    found: dict[str, list[Any]] = {
+        "inputs": [(each["mm_hashes"], each["mm_placeholders"]) for each in inputs]
+    }
+    if llm.llm_engine.model_config.runner_type == "pooling":
+        embedded = llm.embed(requests, use_tqdm=False)
+        return {**found, "outputs": [each.outputs.embedding for each in embedded]}
+    sampling = SamplingParams(
+        max_tokens=max_tokens, temperature=0, logprobs=-1, ignore_eos=True
+    )
+    outputs = []
+    for output in llm.generate(requests, sampling, use_tqdm=False):
         (completion,) = output.outputs
         assert completion.logprobs is not None
-        result["outputs"].append(
+        outputs.append(
             {
                 "prompt_token_ids": list(output.prompt_token_ids or []),
                 "token_ids": list(completion.token_ids),
@@ -130,11 +117,4 @@ def main(job_path: str, result_path: str) -> None:
                 ],
             }
         )
-    if job.get("digest"):
-        digest = qwen_kept_digest if is_qwen else kept_digest
-        result["digests"] = llm.apply_model(digest)
-    torch.save(result, result_path)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return {**found, "outputs": outputs}

@@ -5,11 +5,13 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
+from vllm_hired.layouts.qwen_vl import grid_layout
 
 FRAMES_PER_SECOND = 2.0
 
@@ -84,6 +86,22 @@ def kept_count(rows: int, cols: int, rho: str, cap: int | None = None) -> int:
     if cap is not None:
         wanted = min(wanted, cap)
     return min(max(wanted, rows, cols), rows * cols)
+
+
+def qwen_kept_digest(model: Any) -> list[int]:
+    """The cells that a worker keeps of one image, at a budget of 0.2."""
+    generator = torch.Generator().manual_seed(1)
+    vision = model.config.vision_config
+    rows, cols = 14, 18
+    values = 3 * vision.temporal_patch_size * vision.patch_size**2
+    inputs = {
+        "pixel_values": torch.rand((4 * rows * cols, values), generator=generator),
+        "image_grid_thw": torch.tensor([[1, 2 * rows, 2 * cols]]),
+    }
+    layouts = [grid_layout(rows, cols)]
+    _, (selection,) = model.select(inputs, layouts, [rows * cols // 5])
+    indices: list[int] = selection.cells.tolist()
+    return indices
 
 
 class QwenFrontEnd(FrontEnd):

@@ -65,7 +65,7 @@ class Reference:
     @torch.inference_mode()
     def _kept(self, image: Any, rho: str) -> tuple[Any, list[int]]:
         """The tower's outputs, and which flat patch indices the oracle keeps."""
-        outputs = self.tower(self._tiles(image))
+        outputs = self.tower(self.tiles(image))
         layout = self.layout(image)
         g = layout.g
 
@@ -96,19 +96,28 @@ class Reference:
     @torch.inference_mode()
     def embeddings_of(self, image: Any, flat: list[int]) -> Tensor:
         """`[K, hidden]` of given flat patch indices, in their order."""
-        return self._project(self.tower(self._tiles(image)), flat)
+        return self._project(self.tower(self.tiles(image)), flat)
 
-    def _tiles(self, image: Any) -> Tensor:
+    def tiles(self, image: Any) -> Tensor:
+        """`[P, 3, H, W]`, as the tower gets them."""
         pixels = self.processor.image_processor([image], return_tensors="pt")
         tiles: Tensor = pixels["pixel_values"][0]
         return tiles.view(-1, *tiles.shape[-3:])
 
     @torch.inference_mode()
-    def _project(self, outputs: Any, flat: list[int]) -> Tensor:
-        # The feature layer is -2.
-        rows = outputs.hidden_states[-2][:, int(self.has_cls) :].flatten(0, 1)[flat]
+    def project(self, rows: Tensor) -> Tensor:
+        """`[K, D]` of the tower -> `[K, hidden]`."""
         embeddings: Tensor = self.model.model.multi_modal_projector(rows)
         return embeddings
+
+    def features(self, outputs: Any) -> Tensor:
+        """`[P, N, D]`: what the tower gives to the projector."""
+        # The feature layer is -2.
+        features: Tensor = outputs.hidden_states[-2][:, int(self.has_cls) :]
+        return features
+
+    def _project(self, outputs: Any, flat: list[int]) -> Tensor:
+        return self.project(self.features(outputs).flatten(0, 1)[flat])
 
     def generate_whole(
         self, request: dict[str, Any], max_tokens: int, eos: int | None = None
@@ -168,11 +177,20 @@ class Reference:
         self, prompt: str, kept: list[Tensor], max_tokens: int
     ) -> list[int]:
         """Greedy tokens for a prompt whose images have these embeddings."""
+        return self.answer_from(prompt, kept, max_tokens)[0]
+
+    @torch.inference_mode()
+    def answer_from(
+        self, prompt: str, kept: list[Tensor], max_tokens: int
+    ) -> tuple[list[int], Tensor]:
+        """Likewise, and the logits of each, `[max_tokens, vocabulary]`."""
         embeddings = self.inputs_embeds(prompt, kept)
-        tokens = self.model.generate(
+        answer = self.model.generate(
             inputs_embeds=embeddings,
             attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
             do_sample=False,
             max_new_tokens=max_tokens,
+            return_dict_in_generate=True,
+            output_logits=True,
         )
-        return list(tokens[0].tolist())
+        return answer.sequences[0].tolist(), torch.cat(answer.logits)

@@ -51,6 +51,15 @@ RUNNER = RUNNERS[os.environ.get(VARIABLE, "v1")]
 
 os.environ |= RUNNER.environment
 
+CORES = "0-1"
+"""Where engines run."""
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # One of several processes that share the tests: with a core each, their threads
+    # do not wait for each other.
+    CORES = str(int(worker.removeprefix("gw")) % (os.cpu_count() or 1))
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 if RUNNER.is_v2:
     # V2's kernels are written in Triton, whose interpreter runs them on a CPU. vLLM
     # asks only whether a driver is active.

@@ -22,9 +22,10 @@ from tests.front_end import FrontEnd, served
 from tests.pictures import PICTURES, write_all
 from vllm_hired.config import HiredConfig
 from vllm_hired.layouts import image_layout
-from vllm_hired.selectors import make_selector
+from vllm_hired.selectors import SELECTORS, make_selector
 from vllm_hired.tools.cli import main
 from vllm_hired.tools.images import read_image
+from vllm_hired.tools.inspect.page import page_data
 from vllm_hired.tools.inspect.tower import inspect_image, with_settings
 
 
@@ -76,6 +77,22 @@ def test_the_tower_sees_what_the_servers_sees(checkpoint: Path, tmp_path: Path) 
             (item,) = front_end(loaded)["mm_kwargs"]["image"]
             tiles = (item["pixel_values"].data * std + mean).clamp(0, 1)
             assert torch.equal(tiles, seen.partitions), path.name
+
+
+def test_a_tower_without_cls(make_checkpoint: WriteCheckpoint) -> None:
+    """Methods that look at [CLS] attention are left out, unless told otherwise."""
+    folder = str(make_checkpoint(**NO_CLS["siglip"]))
+    shown = {}
+    for attention, selector in (("cls", "divprune"), ("received", "hired")):
+        settings = {"hired_attention": attention, "hired_selector": selector}
+        inspection = inspect_image(folder, "noise", noise_image(100, 80), settings)
+        hired = HiredConfig.from_hf_config(inspection.configured(settings))
+        data = page_data(inspection, [hired])
+        assert data["attention"] == "received"
+        shown[attention] = [method["name"] for method in data["methods"]]
+        left_out = [line.partition(": it looks at [CLS]") for line in data["left_out"]]
+        assert {*shown[attention]} | {name for name, *_ in left_out} == {*SELECTORS}
+    assert shown == {"cls": ["uniform", "random", "divprune"], "received": [*SELECTORS]}
 
 
 def test_settings_leave_the_checkpoints_config_alone(checkpoint: Path) -> None:

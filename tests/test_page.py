@@ -1,28 +1,34 @@
-"""The page of `vllm-hired inspect`, driven in a headless browser, against Python."""
+"""The page of `vllm-hired inspect`, as written and as a browser draws it."""
 
+import base64
+import json
+import re
 import shutil
+import zlib
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import skimage.data
 import torch
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.checkpoints import REAL_PINPOINTS
-from tests.conftest import WriteCheckpoint
-from vllm_hired.config import HiredConfig
+from tests.conftest import ARCHITECTURES, WriteCheckpoint
+from vllm_hired.config import SETTINGS, HiredConfig
+from vllm_hired.layouts import Layout
 from vllm_hired.selectors import SELECTORS, make_selector
-from vllm_hired.selectors.base import ScoreSelector
 from vllm_hired.tools.cli import main
+from vllm_hired.tools.inspect.choices import ALPHAS, BUDGETS
+from vllm_hired.tools.inspect.page import render_page
 from vllm_hired.tools.inspect.tower import Inspection, inspect_image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
-SCORED = [name for name in SELECTORS if isinstance(make_selector(name), ScoreSelector)]
-"""What the page can show: it ranks scores by itself."""
+MERGING = ("visionzip", "prumerge_plus")
 
 TILES = ["Tile 1", "Tile 2", "Tile 3", "Tile 4"]
 
@@ -31,13 +37,10 @@ def photograph(name: str) -> Image.Image:
     return Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
 
 
-# Five shapes: 2 x 2 tiles, letterboxed both ways, 1 x 2, 1 x 3 and 3 x 1.
 PHOTOGRAPHS = {
     "astronaut": photograph("astronaut"),
     "coffee": photograph("coffee"),
-    "retina, wide": photograph("retina").crop((0, 400, 1400, 1020)),
     "text": photograph("text").resize((1200, 360)),
-    "rocket, tall": photograph("rocket").crop((200, 0, 330, 427)),
 }
 
 
@@ -51,12 +54,6 @@ def browser() -> Iterator[Browser]:
         )
         yield browser
         browser.close()
-
-
-@pytest.fixture(scope="module")
-def folder(make_checkpoint: WriteCheckpoint) -> Path:
-    """With the real vision layout: 24 x 24 patches a tile."""
-    return make_checkpoint(tile_size=336, patch_size=14, pinpoints=REAL_PINPOINTS)
 
 
 def open_page(
@@ -76,58 +73,153 @@ def open_page(
     return page
 
 
-def expected(inspection: Inspection, **settings: object) -> dict[str, Any]:
-    """What Python selects, as the page reports it."""
+def selected(inspection: Inspection, **settings: object) -> torch.Tensor:
+    """`[P * N]` bool: what the selector keeps."""
     hired = HiredConfig.from_hf_config(inspection.configured(settings))
-    indices = inspection.select(hired)
-    partitions = indices // inspection.layout.cells_per_partition
-    counts = torch.bincount(partitions, minlength=inspection.layout.num_partitions)
-    thumbnail, *tiles = counts.tolist()
-    return {
-        "count": inspection.kept_count(hired).tokens,
-        "indices": indices.tolist(),
-        "thumbnail": thumbnail,
-        "tiles": tiles,
-    }
+    kept = torch.zeros(inspection.layout.num_cells, dtype=torch.bool)
+    kept[inspection.select(hired)] = True
+    return kept
 
 
-SELECT_ALL = """([selector, alpha]) => Array.from({length: 100}, (_, i) => {
-    const {count, indices, thumbnail, tiles} =
-        window.hired.select(selector, i + 1, alpha);
-    return {count, indices: [...indices], thumbnail, tiles: [...tiles]};
-})"""
+PAGES: dict[str, tuple[str, str, dict[str, object]]] = {
+    "2 x 2 tiles": ("llava_next", "astronaut", {}),
+    "letterboxed": (
+        "llava_next",
+        "coffee",
+        {
+            "hired_selector": "scope",
+            "hired_scope_alpha": 3,
+            "hired_alpha": 0.35,
+            "hired_attention": "received",
+            "hired_init_layer": 1,
+            "hired_final_layer": 0,
+        },
+    ),
+    "1 x 3 tiles": ("llava_next", "text", {"hired_token_cap": 77}),
+    "no tiles": ("llava", "coffee", {}),
+}
+"""Architecture, photograph, settings."""
 
 
-@pytest.mark.parametrize("name", PHOTOGRAPHS)
-def test_every_budget_selects_what_python_selects(
-    browser: Browser, folder: Path, tmp_path: Path, name: str
+@pytest.mark.parametrize("name", PAGES)
+def test_the_file_has_what_every_selector_keeps(
+    make_checkpoint: WriteCheckpoint, name: str
 ) -> None:
-    page = open_page(browser, folder, PHOTOGRAPHS[name], tmp_path)
-    inspection = inspect_image(str(folder), name, PHOTOGRAPHS[name], {})
-    runs = [("hired", 0), ("hired", 35), *((name, 50) for name in SCORED)]
-    for selector, alpha in runs:
-        budgets = page.evaluate(SELECT_ALL, [selector, alpha])
-        for percent, found in enumerate(budgets, start=1):
-            assert found == expected(
+    architecture, photo, settings = PAGES[name]
+    folder = make_checkpoint(**ARCHITECTURES[architecture])
+    inspection = inspect_image(str(folder), photo, PHOTOGRAPHS[photo], settings)
+    layout = inspection.layout
+    hired = [
+        HiredConfig.from_hf_config(
+            inspection.configured(settings | {"hired_budget": b})
+        )
+        for b in (0.115, 0.004)
+    ]
+    page = render_page(inspection, hired)
+    _, _, rest = page.partition('<script type="application/json" id="data">')
+    data = json.loads(rest.partition("</script>")[0])
+
+    budgets, alphas, start = data["budgets"], data["alphas"], data["start"]
+    assert budgets[start["budget"]]["percent"] == "11.5"
+    assert "0.4" in [budget["percent"] for budget in budgets]
+    assert float(alphas[start["alpha"]]) == 100 * hired[0].alpha
+    assert start["selector"] == hired[0].selector
+    assert [method["name"] for method in data["methods"]] == [*SELECTORS]
+    assert data["left_out"] == []
+    for method in data["methods"]:
+        is_chosen = method["name"] == hired[0].selector
+        common: dict[str, Any] = {
+            k: v for k, v in settings.items() if is_chosen or k in SETTINGS
+        }
+        common["hired_selector"] = method["name"]
+        own_alphas = alphas if method["uses_alpha"] else ["50"]
+        steps = [(alpha, budget) for alpha in own_alphas for budget in budgets]
+        rows = flags(method["kept"], layout.num_cells)
+        for row, (alpha, budget) in zip(rows, steps, strict=True):
+            step = {
+                "hired_alpha": float(alpha) / 100,
+                "hired_budget": float(budget["percent"]) / 100,
+            }
+            expected = selected(inspection, **(common | step))
+            assert torch.equal(row, expected), (method["name"], step)
+            assert budget["tokens"] in (row.sum(), layout.num_stock_tokens)
+        assert method["merges"] == (method["name"] in MERGING)
+
+
+def flags(packed: str, num_cells: int) -> torch.Tensor:
+    """`[rows, num_cells]` bool."""
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8)
+    rows = np.unpackbits(bits.reshape(-1, -(-num_cells // 8)), axis=1)
+    return torch.from_numpy(rows[:, :num_cells].astype(bool))
+
+
+DRAWN = """([panel, rows, cols]) => {
+    const canvas = document.querySelector(`#${panel}-panel canvas`);
+    const {width, height} = canvas;
+    const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
+    return Array.from({length: rows * cols}, (_, at) => {
+        const x = Math.floor(width * (at % cols + 0.7) / cols);
+        const y = Math.floor(height * (Math.floor(at / cols) + 0.7) / rows);
+        const pixel = 4 * (y * width + x);
+        return data[pixel] - data[pixel + 1] > 60;
+    });
+}"""
+"""By patch, whether the map shows its colour, which dropped ones lose."""
+
+
+def drawn(page: Page, layout: Layout) -> torch.Tensor:
+    """`[P * N]` bool: the patches that the page shows in full colour."""
+    kept = torch.zeros(layout.num_cells, dtype=torch.bool)
+    thumbnail = page.evaluate(DRAWN, ["thumbnail", layout.rows, layout.cols])
+    kept[: layout.cells_per_partition] = torch.tensor(thumbnail)
+    rows, cols = layout.tile_rows * layout.rows, layout.tile_cols * layout.cols
+    for at, is_kept in enumerate(page.evaluate(DRAWN, ["canvas", rows, cols])):
+        kept[layout.flat_index(*divmod(at, cols))] = is_kept
+    return kept
+
+
+def test_the_page_draws_what_every_selector_keeps(
+    browser: Browser, checkpoint: Path, tmp_path: Path
+) -> None:
+    """A red picture: dropped patches are grey."""
+    grey = PHOTOGRAPHS["coffee"].convert("L")
+    black = Image.new("L", grey.size)
+    image = Image.merge("RGB", [grey.point(lambda v: 150 + v * 2 // 5), black, black])
+    page = open_page(browser, checkpoint, image, tmp_path)
+    inspection = inspect_image(str(checkpoint), "red", image, {})
+    for panel in ("thumbnail", "canvas"):
+        # Its picture is decoded.
+        while not any(page.evaluate(DRAWN, [panel, 8, 8])):
+            page.wait_for_timeout(20)
+    names = page.locator("#selector option").all_inner_texts()
+    assert names == [*SELECTORS]
+    for budget, alpha in ((6, 50), (30, 25), (80, 100)):
+        page.select_option("#selector", "hired")
+        page.locator("#budget").fill(str(BUDGETS.index(Fraction(budget, 100))))
+        page.locator("#alpha").fill(str(ALPHAS.index(Fraction(alpha, 100))))
+        for name in names:
+            page.select_option("#selector", name)
+            expected = selected(
                 inspection,
-                hired_budget=percent / 100,
+                hired_budget=budget / 100,
                 hired_alpha=alpha / 100,
-                hired_selector=selector,
-            ), (selector, alpha, percent)
+                hired_selector=name,
+            )
+            assert torch.equal(drawn(page, inspection.layout), expected), (name, budget)
+            assert shown(page, "count-kept") == str(int(expected.sum()))
+            assert page.locator("#alpha").is_enabled() == make_selector(name).uses_alpha
+            assert ("merged" in shown(page, "keys")) == (name in MERGING)
     page.close()
 
 
 def test_without_tiles(
     browser: Browser, make_checkpoint: WriteCheckpoint, tmp_path: Path
 ) -> None:
-    folder = make_checkpoint(architecture="llava", tile_size=336, patch_size=14)
-    image = PHOTOGRAPHS["coffee"]
-    page = open_page(browser, folder, image, tmp_path)
-    inspection = inspect_image(str(folder), "coffee", image, {})
-    budgets = page.evaluate(SELECT_ALL, ["hired", 50])
-    for percent, found in enumerate(budgets, start=1):
-        assert found == expected(inspection, hired_budget=percent / 100)
+    folder = make_checkpoint(**ARCHITECTURES["llava"])
+    page = open_page(browser, folder, PHOTOGRAPHS["coffee"], tmp_path)
+    assert shown(page, "count-kept") == str(64 // 5)
     assert page.locator("[data-tile]").count() == 0
+    assert page.locator("#alpha").is_disabled()
     page.close()
 
 
@@ -135,36 +227,51 @@ def shown(page: Page, what: str) -> str:
     return page.locator(f"#{what}").inner_text()
 
 
-def test_by_keyboard(browser: Browser, folder: Path, tmp_path: Path) -> None:
-    """Each step of the slider shows the counts that Python gives."""
+def test_by_keyboard(browser: Browser, checkpoint: Path, tmp_path: Path) -> None:
+    """Each step of a slider shows the counts that Python gives."""
     image = PHOTOGRAPHS["coffee"]
-    page = open_page(browser, folder, image, tmp_path, "--budget", "0.4")
-    inspection = inspect_image(str(folder), "coffee", image, {})
+    page = open_page(browser, checkpoint, image, tmp_path, "--budget", "0.4", "0.43")
+    inspection = inspect_image(str(checkpoint), "coffee", image, {})
+    layout = inspection.layout
+    stock = layout.num_stock_tokens
+
+    def assert_shows(**settings: float) -> None:
+        kept = selected(inspection, **settings).view(layout.num_partitions, -1)
+        assert shown(page, "count-kept") == str(int(kept.sum()))
+        assert shown(page, "count-stock") == str(stock)
+        assert shown(page, "count-dropped") == str(stock - int(kept.sum()))
+        amounts = page.locator("#shares .amount").all_inner_texts()
+        counts = zip(kept.sum(dim=1), layout.partition_capacities, strict=True)
+        assert amounts == [f"{count} of {capacity}" for count, capacity in counts]
+
     page.focus("#budget")
-    for percent in range(41, 61):
+    for budget in (0.43, 0.45, 0.5, 0.6):
         page.keyboard.press("ArrowRight")
-        python = expected(inspection, hired_budget=percent / 100)
-        state = page.evaluate("window.hired.state()")
-        assert (state["budget"], state["count"]) == (percent, python["count"])
-        assert [*state["indices"]] == python["indices"]
-        assert shown(page, "count-kept") == str(python["count"])
-        assert shown(page, "count-stock") == "2144"
-        assert shown(page, "count-dropped") == str(2144 - python["count"])
-        for tile, kept in enumerate(python["tiles"]):
-            text = page.locator(f"[data-tile='{tile}']").first.inner_text()
-            assert f"{kept} of 384" in text
+        assert shown(page, "budget-value") == f"{100 * budget:g}%"
+        assert_shows(hired_budget=budget)
     page.focus("#alpha")
     page.keyboard.press("Home")
-    python = expected(inspection, hired_budget=0.6, hired_alpha=0.0)
-    assert page.evaluate("window.hired.state().tiles") == python["tiles"]
+    assert_shows(hired_budget=0.6, hired_alpha=0.0)
+    page.focus("#budget")
+    page.keyboard.press("End")
+    assert shown(page, "count-kept") == str(stock)
+    assert "Nothing is dropped" in shown(page, "count-note")
+    page.wait_for_url(re.compile("#budget=100&alpha=0&"))
+    page.reload()
+    assert shown(page, "budget-value") == "100%"
+    page.locator("#thumbnail-panel canvas").focus()
+    page.keyboard.press("ArrowLeft")
+    first = re.search(r"first kept at ([\d.]+)%", shown(page, "patch"))
+    assert first
+    assert selected(inspection, hired_budget=float(first[1]) / 100, hired_alpha=0.0)[0]
     page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_at_phone_width_nothing_is_cut_off(
-    browser: Browser, folder: Path, tmp_path: Path, scheme: Any
+    browser: Browser, checkpoint: Path, tmp_path: Path, scheme: Any
 ) -> None:
-    page = open_page(browser, folder, PHOTOGRAPHS["text"], tmp_path)
+    page = open_page(browser, checkpoint, PHOTOGRAPHS["text"], tmp_path)
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -172,11 +279,11 @@ def test_at_phone_width_nothing_is_cut_off(
 
 
 def test_page_and_picture_number_tiles_alike(
-    browser: Browser, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same names for the same tiles: each has the same count in both."""
     image = PHOTOGRAPHS["coffee"]
-    page = open_page(browser, folder, image, tmp_path)
+    page = open_page(browser, checkpoint, image, tmp_path)
     listed = page.locator("#shares li").all()
     on_page = [
         (row.locator("strong").inner_text(), row.locator(".amount").inner_text())
@@ -201,7 +308,7 @@ def test_page_and_picture_number_tiles_alike(
         draw_text(draw, place, text, *rest, **options)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
-    arguments = [str(folder), str(tmp_path / "photo.png")]
+    arguments = [str(checkpoint), str(tmp_path / "photo.png")]
     assert main(["inspect", *arguments, "-o", str(tmp_path / "kept.png")]) == 0
     in_picture = [
         (name.capitalize(), counts.removesuffix(" patches"))
@@ -211,14 +318,12 @@ def test_page_and_picture_number_tiles_alike(
 
 
 def test_a_name_cannot_end_the_script(
-    browser: Browser, folder: Path, tmp_path: Path
+    browser: Browser, checkpoint: Path, tmp_path: Path
 ) -> None:
-    from vllm_hired.tools.inspect.page import render_page
-
     name = "</script><b id=broken>.png"
-    inspection = inspect_image(str(folder), name, PHOTOGRAPHS["coffee"], {})
+    inspection = inspect_image(str(checkpoint), name, PHOTOGRAPHS["coffee"], {})
     hired = HiredConfig.from_hf_config(inspection.configured({"hired_budget": 0.2}))
-    (tmp_path / "page.html").write_text(render_page(inspection, hired))
+    (tmp_path / "page.html").write_text(render_page(inspection, [hired]))
     page = browser.new_page()
     page.goto((tmp_path / "page.html").as_uri())
     assert page.locator("#broken").count() == 0

@@ -4,13 +4,16 @@ from fractions import Fraction
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.observations import attended
+from tests.observations import attended, observed
 from tests.test_algorithm import REAL_PINPOINTS, scores_tensor
 from vllm_hired.layouts import Layout
 from vllm_hired.layouts.llava_next import anyres_layout
-from vllm_hired.selectors import make_selector
+from vllm_hired.selectors import make_selector, selector_class
 from vllm_hired.selectors.index_tables import index_tables
+from vllm_hired.selectors.uniform import UniformSelector
+from vllm_hired.towers.observation import Observation
 
 HALF = Fraction(1, 2)
 
@@ -119,3 +122,57 @@ def test_capacities_bound_every_method() -> None:
     for name in ("even", "uniform", "random", "thumbnail"):
         split = per_partition(select(name, layout, layout.num_selectable), layout)
         assert split == [576, *capacity]
+
+
+BY_ATTENTION: dict[str, dict[str, float]] = {
+    "hired": {},
+    "even": {},
+    "fastervlm": {},
+    "globalcom2": {},
+    "scope": {},
+    "visionzip": {"dominant": 1.0},
+    "prumerge_plus": {"outliers": 1.0},
+    "vispruner": {"important": 1.0},
+}
+"""Methods that look at attention, with settings under which it alone decides who is
+last."""
+
+
+@pytest.mark.parametrize("name", BY_ATTENTION)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(4, 4),
+        Layout(4, 4, 1, 1, height=4, width=4),
+        Layout(4, 4, 1, 1, top=1, height=3, width=4, thumbnail="none"),
+    ],
+)
+def test_nan_ranks_last(name: str, layout: Layout) -> None:
+    """Behind zeros, and before padding, which is never kept."""
+    attention = torch.zeros((layout.num_partitions, 16))
+    attention[:, 7] = 1.0
+    attention[:, ::5] = torch.nan
+    observation = observed(layout, 0, attention)
+    sequence = index_tables(layout, observation.device).sequence.tolist()
+    good = [cell for cell in sequence if not attention.flatten()[cell].isnan()]
+    selector = selector_class(name)(**BY_ATTENTION[name])
+    chosen = selector.select(observation, layout, len(good), HALF).cells
+    assert chosen.tolist() == good
+    everything = selector.select(observation, layout, len(sequence), HALF).cells
+    assert everything.tolist() == sequence
+
+
+def test_nan_ranks_below_any_number() -> None:
+    """Scores of other packages' methods may be negative."""
+
+    class Theirs(UniformSelector):
+        def token_scores(self, observation: Observation, layout: Layout) -> Tensor:
+            scores = -torch.arange(1.0, 17.0).to(torch.float16)
+            scores[::5] = torch.nan
+            scores[7] = -torch.inf
+            return scores.expand(layout.num_partitions, -1)
+
+    layout = Layout(4, 4)
+    observation = observed(layout, 0)
+    chosen = Theirs().select(observation, layout, 11, HALF).cells.tolist()
+    assert chosen == [cell for cell in range(16) if cell % 5 and cell != 7]

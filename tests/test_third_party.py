@@ -1,7 +1,9 @@
-"""Selection methods of other packages: installed, listed, probed, guarded."""
+"""Selection methods of other packages: listed, probed, guarded.
 
-import os
-import subprocess
+`tests/e2e/test_methods.py` installs and serves one.
+"""
+
+import re
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -19,11 +21,14 @@ import vllm_hired.selectors as registry
 from tests.conftest import expect_refusal
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
+from vllm_hired.config import HiredConfig
 from vllm_hired.layouts import Layout
 from vllm_hired.selectors.base import Selection, Selector
 from vllm_hired.selectors.probe import GuardedSelector, made_up_observation
 from vllm_hired.selectors.uniform import UniformSelector
 from vllm_hired.tools.cli import main
+from vllm_hired.tools.inspect.page import page_data
+from vllm_hired.tools.inspect.tower import inspect_image
 
 EXAMPLE = Path(__file__).parents[1] / "examples/custom_selector"
 HALF = Fraction(1, 2)
@@ -139,39 +144,6 @@ def test_whatever_a_method_does_the_count_holds(method: type[Selector]) -> None:
         assert int(selection.cells.max()) < layout.num_cells
 
 
-@pytest.mark.slow
-def test_the_example_is_installed_and_served(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`examples/custom_selector`, as pip installs it, in a process that finds it."""
-    site = tmp_path / "site"
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, "--target", site, EXAMPLE],
-        check=True,
-    )
-    code = (
-        "import sys, torch; from pathlib import Path\n"
-        "from tests.front_end import FrontEnd; from tests.engine import noise_image\n"
-        "from vllm_hired.selectors import selector_names\n"
-        "assert 'centre' in selector_names()\n"
-        "overrides = {'hired_budget': 0.2, 'hired_selector': 'centre',\n"
-        "             'hired_centre_stretch': 2}\n"
-        "front_end = FrontEnd(Path(sys.argv[1]), hf_overrides=overrides)\n"
-        "inputs = front_end(noise_image(112, 112))\n"
-        "print(front_end.placeholders(inputs), front_end.processor.info.hired.method)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, checkpoint],
-        env=os.environ | {"PYTHONPATH": f"{site}:{Path.cwd()}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "[64] (('version', 1), ('stretch', 2.0))" in done.stdout
-
-
 def test_settings_of_a_method_belong_to_it(
     checkpoint: Path, provide: Provide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +177,48 @@ def test_the_command_lists_it(
     with pytest.raises(SystemExit):
         main(["inspect", "--help"])
     assert "theirs" in capsys.readouterr().out
+
+
+def page_of(checkpoint: Path, **settings: object) -> dict[str, Any]:
+    settings = {"hired_budget": 0.2} | settings
+    inspection = inspect_image(str(checkpoint), "", noise_image(100, 80), settings)
+    hired = HiredConfig.from_hf_config(inspection.configured(settings))
+    return page_data(inspection, [hired])
+
+
+def test_the_page_of_inspect_shows_it(checkpoint: Path, provide: Provide) -> None:
+    provide(GoodSelector)
+    *ours, theirs = page_of(checkpoint)["methods"]
+    (uniform,) = (method for method in ours if method["name"] == "uniform")
+    assert theirs["name"] == "theirs"
+    assert theirs["about"] == "As `uniform`, under another name."
+    assert theirs["kept"] == uniform["kept"]
+
+
+class RaisesOnImages(UniformSelector):
+    """Where features are not those that the probe makes up."""
+
+    needs = frozenset({"features"})
+
+    def token_scores(self, observation: Any, layout: Any) -> torch.Tensor:
+        if observation.features.shape[-1] != 32:
+            raise ZeroDivisionError("on purpose")
+        return super().token_scores(observation, layout)
+
+
+@pytest.mark.parametrize("name", ["no such name", "too few", "on images"])
+def test_the_page_of_inspect_leaves_a_broken_one_out(
+    checkpoint: Path, provide: Provide, name: str
+) -> None:
+    broken = BROKEN | {"on images": (RaisesOnImages, "it raises ZeroDivisionError on")}
+    provided, said = broken[name]
+    provide(provided)
+    data = page_of(checkpoint)
+    assert [method["name"] for method in data["methods"]] == [*registry.SELECTORS]
+    (line,) = data["left_out"]
+    assert re.search(f"^theirs: .*{said}", line)
+    with expect_refusal(match=said):
+        page_of(checkpoint, hired_selector="theirs")
 
 
 def test_a_request_under_a_broken_method_is_refused(

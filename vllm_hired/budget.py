@@ -72,6 +72,23 @@ def proportional_quotas(capacities: Sequence[int], total: int) -> tuple[int, ...
     return tuple(quotas)
 
 
+def split_quotas(
+    capacities: Sequence[int], total: int, share: float
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Proportional quotas, each in two parts: `share` of it, rounded up, and the rest.
+
+    For methods that choose some cells of a partition in one way and some in another.
+
+    Args:
+        capacities: see `proportional_quotas`.
+        total: likewise.
+        share: in [0, 1].
+    """
+    quotas = proportional_quotas(capacities, total)
+    first = tuple(share_of(quota, share) for quota in quotas)
+    return first, tuple(q - f for q, f in zip(quotas, first, strict=True))
+
+
 def share_of(count: int, share: float) -> int:
     """`share` of `count`, rounded up. The share is the decimal that the user wrote."""
     exact = Fraction(str(share))

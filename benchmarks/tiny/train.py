@@ -238,7 +238,11 @@ class Training:
         begun = time.monotonic() - stage.seconds
         for step, batch in zip(bar, batches, strict=False):
             rng = np.random.default_rng((self.args.seed, number, step))
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with torch.autocast(
+                self.device.type,
+                torch.bfloat16,
+                enabled=self.args.products == "bfloat16",
+            ):
                 loss, facts = self.loss(stage, batch, rng)
             stage.update(loss)
             stage.seconds = time.monotonic() - begun
@@ -290,6 +294,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--every", type=int, default=200, help="steps between saves")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--products",
+        choices=["bfloat16", "float32"],
+        default="bfloat16",
+        help="type of matrix products (default: bfloat16, which is slow on a processor "
+        "without AVX-512)",
+    )
     Training(parser.parse_args(argv)).run()
 
 

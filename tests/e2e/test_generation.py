@@ -12,7 +12,6 @@ from benchmarks.checkpoints import REAL_PINPOINTS
 from tests.conftest import MakeEngine, WriteCheckpoint
 from tests.engine import ENGINE_OPTIONS, prompt
 from tests.reference import Reference
-from vllm_hired.selectors import SELECTORS
 
 MAX_TOKENS = 12
 
@@ -66,27 +65,6 @@ def test_other_backbones(
     expected = Reference(folder).generate(request, "0.2", MAX_TOKENS)
     llm = make_engine(folder, hired_budget=0.2)
     assert generate(llm, request) == [expected]
-
-
-def test_every_selector_is_served(make_engine: MakeEngine, checkpoint: Path) -> None:
-    """The same counts, other patches, and so other probabilities of what is said, be
-    the words the same."""
-    said = []
-    for selector in SELECTORS:
-        llm = make_engine(checkpoint, hired_budget=0.2, hired_selector=selector)
-        (output,) = llm.generate(
-            [prompt(*TWO, seed=30)],
-            SamplingParams(
-                max_tokens=MAX_TOKENS, temperature=0, ignore_eos=True, logprobs=1
-            ),
-            use_tqdm=False,
-        )
-        token = llm.llm_engine.model_config.hf_config.image_token_index
-        # 64 patches in each of 4 and of 5 partitions.
-        assert (output.prompt_token_ids or []).count(token) == 51 + 64
-        said.append(output.outputs[0].cumulative_logprob)
-    assert len(set(said)) == len(SELECTORS)
-    assert None not in said
 
 
 def test_budgets_differ(any_engine: LLM) -> None:

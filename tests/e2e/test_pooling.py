@@ -10,8 +10,9 @@ from vllm import LLM
 
 from tests.conftest import MakeEngine
 from tests.e2e.test_generation import ONE, TWO
-from tests.e2e.test_processes import REQUESTS, answer
-from tests.engine import prompt
+from tests.e2e.test_processes import IMAGES, REQUESTS
+from tests.engine import answers, prompt
+from tests.processes import STOCK, Processes, answer
 from tests.reference import Reference
 
 POOLING = {"runner": "pooling", "convert": "embed"}
@@ -42,14 +43,10 @@ def test_embeddings_equal_hfs(
 
 
 def test_without_a_budget_embeddings_are_stocks(
-    checkpoint: Path, tmp_path: Path
+    checkpoint: Path, make_engine: MakeEngine, processes: Processes
 ) -> None:
     """Bit for bit."""
-    job = {
-        "engine": {"model": str(checkpoint), **POOLING},
-        "requests": REQUESTS,
-        "max_tokens": 1,
-    }
-    stock = answer(tmp_path, job, VLLM_PLUGINS="")
+    stock = processes(STOCK, answer, str(checkpoint), REQUESTS, **POOLING)
     assert len(stock["outputs"]) == 3
-    assert answer(tmp_path, job) == stock
+    requests = [prompt(*sizes) for sizes in IMAGES]
+    assert answers(make_engine(checkpoint, **POOLING), requests, 1) == stock

@@ -1,7 +1,5 @@
 """What needs processes of its own: stock vLLM, two ranks, refused starts."""
 
-import json
-import os
 import re
 import subprocess
 import sys
@@ -12,63 +10,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import AutoConfig
 
-from tests.conftest import ARCHITECTURES, NO_CLS, WriteCheckpoint
+from tests.conftest import ARCHITECTURES, NO_CLS, MakeEngine, WriteCheckpoint
+from tests.engine import answers, kept_digest, prompt
+from tests.processes import (
+    ENGINE_APART,
+    STOCK,
+    TWO_RANKS,
+    Processes,
+    Sizes,
+    answer,
+    refusal,
+)
 from tests.test_refusals import ENGINES
 
-ONE, TWO = [(100, 80)], [(56, 150), (112, 112)]
+ONE: Sizes = [(100, 80)]
+TWO: Sizes = [(56, 150), (112, 112)]
+IMAGES = [ONE, TWO, [(171, 152)]]
+REQUESTS: list[tuple[Sizes, float | None]] = [(sizes, None) for sizes in IMAGES]
 BAD_VALUE = (
     {"hf_overrides": {"hired_budget": 1.5}},
     r"hired_budget=1\.5 is not allowed: a number in \(0, 1\]",
 )
-REQUESTS = [(ONE, None), (TWO, None), ([(171, 152)], None)]
 
-
-def start(
-    folder: Path, job: dict[str, Any], **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Runs `tests.engine` on a job in a process of its own."""
-    (folder / "job.json").write_text(json.dumps(job))
-    return subprocess.run(
-        [sys.executable, "-m", "tests.engine", folder / "job.json", folder / "out.pt"],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
-def answer(folder: Path, job: dict[str, Any], **environment: str) -> dict[str, Any]:
-    done = start(folder, job, **environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    result: dict[str, Any] = torch.load(folder / "out.pt", weights_only=False)
-    return result
-
-
-MakeStock = Callable[[Path], dict[str, Any]]
+Stock = Callable[[Path], dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> MakeStock:
+def stock(processes: Processes) -> Stock:
     """What vLLM without the plugin answers to `REQUESTS`."""
 
     @cache
     def stocks(checkpoint: Path) -> dict[str, Any]:
-        folder = tmp_path_factory.mktemp("stock")
-        return answer(folder, parity_job(checkpoint), VLLM_PLUGINS="")
+        return processes(STOCK, answer, str(checkpoint), REQUESTS)
 
     return stocks
-
-
-def parity_job(checkpoint: Path) -> dict[str, Any]:
-    return {
-        "engine": {"model": str(checkpoint)},
-        "requests": REQUESTS,
-        "max_tokens": 4,
-    }
 
 
 @pytest.mark.parametrize(
@@ -81,8 +58,8 @@ def parity_job(checkpoint: Path) -> dict[str, Any]:
 )
 def test_without_a_budget_everything_is_stocks(
     make_checkpoint: WriteCheckpoint,
-    stock: MakeStock,
-    tmp_path: Path,
+    make_engine: MakeEngine,
+    stock: Stock,
     name: str,
     budget: str,
 ) -> None:
@@ -91,32 +68,33 @@ def test_without_a_budget_everything_is_stocks(
     expected = stock(checkpoint)
     assert len(expected["outputs"]) == 3
     assert len(expected["outputs"][0]["logits"][0]) > 256
-    job = parity_job(checkpoint)
-    if budget == "of 1.0 asked":
-        job["requests"] = [(sizes, 1.0) for sizes, _ in REQUESTS]
-    elif budget == "of 1.0 by default":
-        job["engine"]["hf_overrides"] = {"hired_budget": 1.0}
-    assert answer(tmp_path, job) == expected
+    settings = {"hired_budget": 1.0} if budget == "of 1.0 by default" else {}
+    llm = make_engine(checkpoint, **settings)
+    asked = 1.0 if budget == "of 1.0 asked" else None
+    requests = [prompt(*sizes, budget=asked) for sizes in IMAGES]
+    llm.reset_prefix_cache()
+    llm.reset_mm_cache()
+    assert answers(llm, requests, 4) == expected
 
 
-def test_two_ranks_keep_what_one_keeps(any_checkpoint: Path, tmp_path: Path) -> None:
+def test_two_ranks_keep_what_one_keeps(
+    any_checkpoint: Path, make_engine: MakeEngine, processes: Processes
+) -> None:
     """Tensor parallel: same indices on every rank, same greedy text."""
-    job: dict[str, Any] = {
-        "engine": {"model": str(any_checkpoint), "hf_overrides": {"hired_budget": 0.2}},
-        "requests": REQUESTS,
-        "max_tokens": 12,
-        "digest": True,
-    }
-    alone = answer(tmp_path, job)
-    job["engine"]["tensor_parallel_size"] = 2
-    pair = answer(
-        tmp_path,
-        job,
-        VLLM_CPU_OMP_THREADS_BIND="0|1",
-        VLLM_ALLOW_INSECURE_SERIALIZATION="1",
+    llm = make_engine(any_checkpoint, hired_budget=0.2)
+    alone = answers(llm, [prompt(*sizes) for sizes in IMAGES], 12)
+    pair = processes(
+        TWO_RANKS,
+        answer,
+        str(any_checkpoint),
+        REQUESTS,
+        12,
+        with_digests=True,
+        tensor_parallel_size=2,
+        hf_overrides={"hired_budget": 0.2},
     )
-    assert len(alone["digests"]) == 1
-    assert pair["digests"] == alone["digests"] * 2
+    (digest,) = llm.apply_model(kept_digest)
+    assert pair["digests"] == [digest] * 2
     assert pair["inputs"] == alone["inputs"]
     for one, two in zip(alone["outputs"], pair["outputs"], strict=True):
         assert one["token_ids"] == two["token_ids"]
@@ -124,28 +102,19 @@ def test_two_ranks_keep_what_one_keeps(any_checkpoint: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_explicit_architecture_fails_without_the_plugin(
-    make_checkpoint: WriteCheckpoint, tmp_path: Path, name: str
+    make_checkpoint: WriteCheckpoint,
+    make_engine: MakeEngine,
+    processes: Processes,
+    name: str,
 ) -> None:
     checkpoint = make_checkpoint(**ARCHITECTURES[name])
     (upstream,) = AutoConfig.from_pretrained(checkpoint).architectures
-    job = {
-        "engine": {
-            "model": str(checkpoint),
-            "hf_overrides": {
-                "architectures": [f"Hired{upstream}"],
-                "hired_budget": 0.2,
-            },
-        },
-        "requests": [(ONE, None)],
-        "max_tokens": 1,
-    }
-    with_plugin = answer(tmp_path, job)
-    assert with_plugin["inputs"][0][1]["image"][0].length < 100
-    (tmp_path / "out.pt").unlink()
-    without = start(tmp_path, job, VLLM_PLUGINS="")
-    assert without.returncode != 0
-    assert f"Hired{upstream}" in without.stderr
-    assert not (tmp_path / "out.pt").exists()
+    overrides = {"architectures": [f"Hired{upstream}"], "hired_budget": 0.2}
+    llm = make_engine(checkpoint, hf_overrides=overrides)
+    (_, placeholders), *_ = answers(llm, [prompt(*ONE)], 1)["inputs"]
+    assert placeholders["image"][0].length < 100
+    said = processes(STOCK, refusal, str(checkpoint), hf_overrides=overrides)
+    assert f"Hired{upstream}" in said
 
 
 STARTED = (
@@ -158,19 +127,12 @@ STARTED = (
 
 @pytest.mark.parametrize("name", STARTED)
 def test_refusals_at_start_up_reach_the_user(
-    checkpoint: Path, tmp_path: Path, name: str
+    checkpoint: Path, processes: Processes, name: str
 ) -> None:
-    """In a second or two, before any engine process; more in test_engine_args."""
+    """Before any engine process; more in test_engine_args."""
     options, said = (ENGINES | {"a bad value": BAD_VALUE})[name]
-    job = {
-        "engine": {"model": str(checkpoint), **options},
-        "requests": [],
-        "max_tokens": 1,
-    }
-    done = start(tmp_path, job)
-    assert done.returncode != 0
-    assert re.search(said, done.stderr), done.stderr[-2000:]
-    assert "EngineCore" not in done.stderr
+    heard = processes(ENGINE_APART, refusal, str(checkpoint), **options)
+    assert re.search(said, heard), heard
 
 
 @pytest.mark.parametrize("module", ["torch", "vllm", "transformers"])

@@ -1,93 +1,125 @@
 """What Qwen-VL needs processes of its own for: stock vLLM, two ranks, experts."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import WriteQwenCheckpoint
-from tests.e2e.test_processes import answer
+from tests.conftest import MakeEngine, WriteQwenCheckpoint
 from tests.e2e.test_qwen_vl import FAMILIES, OPTIONS
-from tests.qwen import qwen_prompt
+from tests.engine import answers
+from tests.processes import STOCK, TWO_RANKS, Processes, answer
+from tests.qwen import qwen_kept_digest, qwen_prompt
 from tests.qwen_reference import QwenReference
 
 MEDIA: list[list[Any]] = [
-    [[300, 220], "and", [150, 400]],
-    [[200, 224, 4], "and", [200, 200]],
+    [(300, 220), "and", (150, 400)],
     ["no image"],
+    [(200, 224, 4), "and", (200, 200)],
 ]
+"""The last with a video."""
+
+# Each request is computed anew.
+ANEW = {**OPTIONS, "enable_prefix_caching": False}
+EXPERTS = {"HIRED_TEST_ENGINES": "with experts"}
+"""vLLM decides on a process's first engine whether there are experts: so, another."""
+
+MAX_TOKENS = 8
 
 
-def job(checkpoint: Path, *budgets: float | None, **options: Any) -> dict[str, Any]:
-    media = MEDIA[:1] + MEDIA[2:] if "qwen2_vl" in checkpoint.name else MEDIA
-    return {
-        "engine": {
-            "model": str(checkpoint),
-            # Each request is computed anew.
-            "enable_prefix_caching": False,
-            **OPTIONS,
-            **options,
-        },
-        "is_qwen": True,
-        "requests": [(one, budget) for budget in budgets for one in media],
-        "max_tokens": 8,
-    }
+def media_of(family: str) -> list[list[Any]]:
+    return MEDIA[:2] if family == "qwen2_vl" else MEDIA
 
 
-MIXTURE = pytest.param("qwen3_vl_moe", marks=pytest.mark.matrix)
-"""vLLM decides on a process's first engine whether there are experts."""
+def requests(family: str, *budgets: float | None) -> list[tuple[Any, float | None]]:
+    return [(media, budget) for budget in budgets for media in media_of(family)]
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, MIXTURE])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_without_a_budget_everything_is_stocks(
-    make_qwen: WriteQwenCheckpoint, tmp_path: Path, family: str
+    make_qwen: WriteQwenCheckpoint,
+    make_engine: MakeEngine,
+    processes: Processes,
+    family: str,
 ) -> None:
     """Same placeholders, hashes and logits, bit for bit, unset and at 1.0."""
     checkpoint = make_qwen(family)
-    stock = answer(tmp_path, job(checkpoint, None), VLLM_PLUGINS="")
-    ours = answer(tmp_path, job(checkpoint, None, 1.0))
-    for key in ("inputs", "outputs"):
-        assert ours[key] == stock[key] * 2
+    stock = processes(
+        STOCK,
+        answer,
+        str(checkpoint),
+        requests(family, None),
+        MAX_TOKENS,
+        make=qwen_prompt,
+        **ANEW,
+    )
     assert len(stock["outputs"][0]["logits"][0]) > 256
+    llm = make_engine(checkpoint, **ANEW)
+    for budget in (None, 1.0):
+        asked = [qwen_prompt(*media, budget=budget) for media in media_of(family)]
+        assert answers(llm, asked, MAX_TOKENS) == stock
 
 
 @pytest.mark.matrix
-def test_a_mixture_of_experts_equals_hf(
-    make_qwen: WriteQwenCheckpoint, tmp_path: Path
+def test_a_mixture_of_experts(
+    make_qwen: WriteQwenCheckpoint, processes: Processes
 ) -> None:
+    """Equals stock's at 1.0 and HF's below."""
     checkpoint = make_qwen("qwen3_vl_moe")
-    asked = job(
-        checkpoint,
-        0.25,
-        0.5,
-        hf_overrides={"hired_max_budget": 1.0, "hired_budget": 1.0},
+    budgets = (1.0, 0.25, 0.5)
+    asked = requests("qwen3_vl_moe", *budgets)
+    stock, ours = (
+        processes(
+            EXPERTS | environment,
+            answer,
+            str(checkpoint),
+            wanted,
+            MAX_TOKENS,
+            make=qwen_prompt,
+            **ANEW,
+        )
+        for environment, wanted in (
+            (STOCK, requests("qwen3_vl_moe", None)),
+            ({}, asked),
+        )
     )
+    whole = len(MEDIA)
+    for key in ("inputs", "outputs"):
+        assert ours[key][:whole] == stock[key]
     reference = QwenReference(checkpoint)
-    expected = [
-        reference.generate(qwen_prompt(*media), f"{budget}", asked["max_tokens"])
-        for media, budget in asked["requests"]
+    assert [output["token_ids"] for output in ours["outputs"]] == [
+        reference.generate(qwen_prompt(*media), f"{budget}", MAX_TOKENS)
+        for media, budget in asked
     ]
-    outputs = answer(tmp_path, asked)["outputs"]
-    assert [output["token_ids"] for output in outputs] == expected
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_two_ranks_keep_what_one_keeps(
-    make_qwen: WriteQwenCheckpoint, tmp_path: Path, family: str
+    make_qwen: WriteQwenCheckpoint,
+    make_engine: MakeEngine,
+    processes: Processes,
+    family: str,
 ) -> None:
     """Tensor parallel: same cells on every rank, same greedy text."""
-    overrides = {"hired_budget": 0.25}
-    asked = job(make_qwen(family), None, hf_overrides=overrides) | {"digest": True}
-    alone = answer(tmp_path, asked)
-    asked["engine"]["tensor_parallel_size"] = 2
-    pair = answer(
-        tmp_path,
-        asked,
-        VLLM_CPU_OMP_THREADS_BIND="0|1",
-        VLLM_ALLOW_INSECURE_SERIALIZATION="1",
+    checkpoint = make_qwen(family)
+    llm = make_engine(checkpoint, hired_budget=0.25, **ANEW)
+    asked = [qwen_prompt(*media) for media in media_of(family)]
+    alone = answers(llm, asked, MAX_TOKENS)
+    pair = processes(
+        TWO_RANKS,
+        answer,
+        str(checkpoint),
+        requests(family, None),
+        MAX_TOKENS,
+        with_digests=True,
+        make=qwen_prompt,
+        digest=qwen_kept_digest,
+        tensor_parallel_size=2,
+        hf_overrides={"hired_budget": 0.25},
+        **ANEW,
     )
-    assert pair["digests"] == alone["digests"] * 2
+    (digest,) = llm.apply_model(qwen_kept_digest)
+    assert pair["digests"] == [digest] * 2
     assert pair["inputs"] == alone["inputs"]
     for one, two in zip(alone["outputs"], pair["outputs"], strict=True):
         assert one["token_ids"] == two["token_ids"]
@@ -96,18 +128,22 @@ def test_two_ranks_keep_what_one_keeps(
 @pytest.mark.matrix
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_drafting_from_the_text_changes_nothing(
-    make_qwen: WriteQwenCheckpoint, tmp_path: Path, family: str
+    make_qwen: WriteQwenCheckpoint, make_engine: MakeEngine, family: str
 ) -> None:
     """Speculative decoding with n-grams: the same greedy text."""
-    asked = job(make_qwen(family), None, hf_overrides={"hired_budget": 0.25})
-    asked["max_tokens"] = 24
-    plain = answer(tmp_path, asked)
-    asked["engine"]["speculative_config"] = {
+    checkpoint = make_qwen(family)
+    asked = [qwen_prompt(*media) for media in media_of(family)]
+    ngram = {
         "method": "ngram",
         "num_speculative_tokens": 3,
         "prompt_lookup_max": 3,
         "prompt_lookup_min": 1,
     }
-    drafted = answer(tmp_path, asked)
+    plain, drafted = (
+        answers(
+            make_engine(checkpoint, hired_budget=0.25, **ANEW, **options), asked, 24
+        )
+        for options in ({}, {"speculative_config": ngram})
+    )
     for one, two in zip(plain["outputs"], drafted["outputs"], strict=True):
         assert one["token_ids"] == two["token_ids"]

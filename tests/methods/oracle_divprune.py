@@ -1,6 +1,7 @@
 """DivPrune (arXiv 2503.02175), algorithm 1: greedy max-min cosine distance."""
 
 from collections.abc import Callable, Collection
+from itertools import combinations
 
 from tests.methods.oracle_image import Cell, Image, cosine
 
@@ -14,12 +15,9 @@ def steps(
     """`pick` sees at each step how far every candidate is, in sequence order."""
     cells = image.sequence()
     vectors = {cell: features[cell[0]][cell[1]] for cell in cells}
-    apart = {
-        (a, b): 1 - cosine(vectors[a], vectors[b])
-        for a in cells
-        for b in cells
-        if a != b
-    }
+    apart: dict[tuple[Cell, Cell], float] = {}
+    for a, b in combinations(cells, 2):
+        apart[a, b] = apart[b, a] = 1 - cosine(vectors[a], vectors[b])
 
     def least(cell: Cell, others: Collection[Cell]) -> float:
         return min((apart[cell, o] for o in others if o != cell), default=0.0)

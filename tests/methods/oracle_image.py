@@ -4,8 +4,9 @@ Shares no code with vllm_hired or torch, and is in no hurry.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
+from typing import Any
 
 from tests.oracle import shares
 
@@ -27,6 +28,11 @@ class Image:
     width: int
     thumbnail: str
     tile_by_tile: bool
+
+    @classmethod
+    def of(cls, layout: Any) -> "Image":
+        """With the numbers of a layout of the package."""
+        return cls(**{f.name: getattr(layout, f.name) for f in fields(cls)})
 
     def tiles(self) -> list[int]:
         """Their partitions, in row-major order."""
@@ -69,12 +75,18 @@ class Image:
         return sorted(cell for p, cell in self.sequence() if p == partition)
 
 
-def quotas(image: Image, kept: int, weights: Sequence[Fraction]) -> list[int]:
-    """Of each partition: a share of one in `P` for the thumbnail, the rest among the
-    tiles by `weights`."""
+def quotas(
+    image: Image,
+    kept: int,
+    weights: Sequence[Fraction],
+    share: Fraction | None = None,
+) -> list[int]:
+    """Of each partition: a `share`, or else one in `P`, for the thumbnail, the rest
+    among the tiles by `weights`."""
     capacities = [len(image.valid(tile)) for tile in image.tiles()]
     cells = image.rows * image.cols if image.thumbnail != "none" else 0
-    thumbnail = min(kept // image.partitions(), cells)
+    share = Fraction(1, image.partitions()) if share is None else share
+    thumbnail = min(int(share * kept), cells)
     tiles = min(kept - thumbnail, sum(capacities))
     split = shares(list(weights), capacities, tiles)
     if image.thumbnail == "none":

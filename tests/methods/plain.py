@@ -1,13 +1,12 @@
-"""What the oracles share, in plain loops: cells, quotas, order, cosines.
+"""What the oracles of methods within a partition share: quotas, order, cosines.
 
-Of the package it uses a layout's integers alone. `NaN` and infinities count as zero.
+In plain loops. In what is added up, `NaN` and infinities count as zero; a vector that
+has any counts as zero in what is compared.
 """
 
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-
-from vllm_hired.layouts import Layout
 
 Vector = list[float]
 
@@ -33,23 +32,6 @@ Kept = dict[int, Vector]
 """Of one partition: cell -> its row."""
 
 
-def sequence(layout: Layout) -> list[tuple[int, int]]:
-    """(partition, cell) of every valid cell, in the order of the LLM's tokens."""
-    tiles = []
-    for y in range(layout.top, layout.top + layout.height):
-        for x in range(layout.left, layout.left + layout.width):
-            tile = (y // layout.rows) * layout.tile_cols + x // layout.cols
-            cell = (y % layout.rows) * layout.cols + x % layout.cols
-            tiles.append((tile + (layout.thumbnail == "first"), cell))
-    if layout.tile_by_tile:
-        tiles.sort()
-    number = 0 if layout.thumbnail == "first" else layout.num_tiles
-    whole = [(number, cell) for cell in range(layout.rows * layout.cols)]
-    if layout.thumbnail == "none":
-        return tiles
-    return whole + tiles if layout.thumbnail == "first" else tiles + whole
-
-
 def quotas(capacities: list[int], kept: int) -> list[int]:
     """In proportion to capacities, by largest remainder, ties to the lower index."""
     exact = [Fraction(kept * c, sum(capacities)) for c in capacities]
@@ -65,11 +47,11 @@ def share(quota: int, wanted: float) -> int:
 
 
 def by_attention(partition: Partition, cells: list[int]) -> list[int]:
-    """`cells`, those of most attention first, ties to the lower index."""
+    """`cells`, those of most attention first, NaN last, ties to the lower index."""
 
     def attention(cell: int) -> float:
         own = partition.attention[cell]
-        return 0.0 if math.isnan(own) else own
+        return -math.inf if math.isnan(own) else own
 
     return sorted(cells, key=lambda cell: (-attention(cell), cell))
 
@@ -84,7 +66,8 @@ def finite(vector: Vector) -> Vector:
 
 
 def cosine(one: Vector, other: Vector) -> float:
-    one, other = finite(one), finite(other)
+    if not all(map(math.isfinite, [*one, *other])):
+        return 0.0
     lengths = math.hypot(*one) * math.hypot(*other)
     if lengths == 0:
         return 0.0

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.methods import plain, prumerge_plus, visionzip, vispruner
+from tests.methods.oracle_image import Image
+from tests.methods.oracles import ORACLES, Seen, in_sequence, within_partitions
 from tests.observations import observed
 from vllm_hired.budget import proportional_quotas, share_of
 from vllm_hired.layouts import Layout
+from vllm_hired.selectors import SELECTORS
 from vllm_hired.selectors.base import Selection, kept_rows
 from vllm_hired.selectors.index_tables import index_tables
 from vllm_hired.selectors.prumerge_plus import PruMergePlusSelector
@@ -84,25 +87,22 @@ def expected(
     keep: Keep, observation: Observation, layout: Layout, kept: int, wanted: float
 ) -> tuple[list[int], list[plain.Vector]]:
     """Flat cell indices and rows, by an oracle."""
-    sequence = plain.sequence(layout)
-    partitions = [
-        plain.Partition(
-            sorted(cell for number, cell in sequence if number == partition),
-            observation.final_attention[partition].tolist(),
-            observation.features[partition].tolist(),
-            observation.keys[partition].tolist(),
-        )
-        for partition in range(layout.num_partitions)
-    ]
-    quotas = plain.quotas([len(p.valid) for p in partitions], kept)
-    rows = [keep(p, q, wanted) for p, q in zip(partitions, quotas, strict=True)]
-    order = [(number, cell) for number, cell in sequence if cell in rows[number]]
+    image = Image.of(layout)
+    seen = Seen(
+        **{name: values.tolist() for name, values in observation.quantities.items()}
+    )
+    rows = within_partitions(keep, wanted)(image, kept, seen)
+    cells, vectors = in_sequence(image, rows)
     n = layout.rows * layout.cols
-    return [p * n + cell for p, cell in order], [rows[p][cell] for p, cell in order]
+    return [p * n + cell for p, cell in cells], vectors
 
 
 def rows_of(selection: Selection, observation: Observation, layout: Layout) -> Tensor:
     return kept_rows(observation.features, [selection], [layout])
+
+
+def test_every_method_has_an_oracle() -> None:
+    assert set(ORACLES) == set(SELECTORS)
 
 
 @pytest.mark.parametrize("name", METHODS)

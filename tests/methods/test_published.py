@@ -2,8 +2,8 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import fields
 from fractions import Fraction
+from typing import Literal
 
 import pytest
 import torch
@@ -16,12 +16,14 @@ from tests.methods import (
     oracle_scope,
 )
 from tests.methods.oracle_image import Cell, Image, best
+from tests.methods.oracles import first_of_best
 from vllm_hired.layouts import Layout
 from vllm_hired.selectors import make_selector
 from vllm_hired.selectors.base import Selector
 from vllm_hired.selectors.scope import ScopeSelector
 from vllm_hired.towers.observation import Observation
 
+THUMBNAILS: tuple[Literal["first", "last", "none"], ...] = ("first", "last", "none")
 METHODS = ("fastervlm", "globalcom2", "divprune", "scope")
 TOLERANCE = 1e-5
 """Scores nearer than this may be taken for each other in float32."""
@@ -30,7 +32,7 @@ TOLERANCE = 1e-5
 def random_layout(rng: random.Random) -> Layout:
     rows, cols = rng.randint(1, 4), rng.randint(1, 4)
     tile_rows, tile_cols = rng.choice([(0, 0), (1, 1), (2, 2), (1, 3), (3, 1), (1, 2)])
-    thumbnail = rng.choice(["first", "last", "none"][: 3 if tile_rows else 2])
+    thumbnail = rng.choice(THUMBNAILS[: 3 if tile_rows else 2])
     full_height, full_width = tile_rows * rows, tile_cols * cols
     height = rng.randint(1, full_height) if tile_rows else 0
     width = rng.randint(1, full_width) if tile_rows else 0
@@ -40,13 +42,9 @@ def random_layout(rng: random.Random) -> Layout:
         left=rng.randint(0, full_width - width),
         height=height,
         width=width,
-        thumbnail=thumbnail,  # type: ignore[arg-type]
+        thumbnail=thumbnail,
         tile_by_tile=rng.random() < 0.5,
     )
-
-
-def as_image(layout: Layout) -> Image:
-    return Image(**{f.name: getattr(layout, f.name) for f in fields(Image)})
 
 
 def smooth(layout: Layout, rng: random.Random) -> Observation:
@@ -90,12 +88,8 @@ def run(
     cells = [divmod(index, layout.cells_per_partition) for index in flat]
     chosen = set(cells)
     assert len(cells) == kept
-    assert cells == [cell for cell in as_image(layout).sequence() if cell in chosen]
+    assert cells == [cell for cell in Image.of(layout).sequence() if cell in chosen]
     return chosen
-
-
-def first_of_best(scores: dict[Cell, float]) -> Cell:
-    return max(scores, key=lambda cell: scores[cell])
 
 
 def nearly_best_of(chosen: set[Cell]) -> Callable[[dict[Cell, float]], Cell]:
@@ -126,7 +120,7 @@ def test_fastervlm_equals_the_oracle(
         observation = make(layout, rng)
         chosen = run(make_selector("fastervlm"), observation, layout, kept)
         attention = observation.final_attention.tolist()
-        assert chosen == oracle_fastervlm.select(as_image(layout), kept, attention)
+        assert chosen == oracle_fastervlm.select(Image.of(layout), kept, attention)
 
 
 @pytest.mark.parametrize("make", [smooth, exact])
@@ -137,7 +131,7 @@ def test_globalcom2_equals_the_oracle(
     for layout, kept, rng in cases(200):
         observation = make(layout, rng)
         chosen = run(make_selector("globalcom2"), observation, layout, kept)
-        image, attention = as_image(layout), observation.final_attention.tolist()
+        image, attention = Image.of(layout), observation.final_attention.tolist()
         quotas = oracle_globalcom2.split(image, kept, attention)
         scores = oracle_globalcom2.scores(image, attention)
         for partition, quota in enumerate(quotas):
@@ -152,7 +146,7 @@ def test_divprune_equals_the_oracle() -> None:
     for layout, kept, rng in cases(150):
         observation = exact(layout, rng)
         chosen = run(make_selector("divprune"), observation, layout, kept)
-        image, features = as_image(layout), observation.features.tolist()
+        image, features = Image.of(layout), observation.features.tolist()
         assert chosen == oracle_divprune.steps(image, kept, features, first_of_best)
 
 
@@ -161,7 +155,7 @@ def test_divprune_is_greedy_to_within_rounding() -> None:
         observation = smooth(layout, rng)
         chosen = run(make_selector("divprune"), observation, layout, kept)
         oracle_divprune.steps(
-            as_image(layout),
+            Image.of(layout),
             kept,
             observation.features.tolist(),
             nearly_best_of(chosen),
@@ -174,7 +168,7 @@ def test_scope_equals_the_oracle(alpha: float) -> None:
         observation = exact(layout, rng)
         chosen = run(ScopeSelector(alpha), observation, layout, kept)
         assert chosen == oracle_scope.steps(
-            as_image(layout),
+            Image.of(layout),
             kept,
             observation.features.tolist(),
             observation.final_attention.tolist(),
@@ -189,7 +183,7 @@ def test_scope_is_greedy_to_within_rounding(alpha: float) -> None:
         observation = smooth(layout, rng)
         chosen = run(ScopeSelector(alpha), observation, layout, kept)
         oracle_scope.steps(
-            as_image(layout),
+            Image.of(layout),
             kept,
             observation.features.tolist(),
             observation.final_attention.tolist(),

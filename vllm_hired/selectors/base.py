@@ -1,7 +1,7 @@
 """What all selection methods share: masks, exact counts and sequence order."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vllm_hired.budget import split_thumbnail
 from vllm_hired.layouts.base import Layout
-from vllm_hired.selectors.allocation import allocate, most_full, ranks
+from vllm_hired.selectors.allocation import allocate, most_full
 from vllm_hired.selectors.index_tables import index_tables
+from vllm_hired.selectors.partitions import highest
 from vllm_hired.towers import Tower
 from vllm_hired.towers.observation import Observation, Quantity
 
@@ -66,6 +67,26 @@ class Selector(ABC):
             alpha: the thumbnail's share.
         """
 
+    def select_each(
+        self,
+        observation: Observation,
+        layout: Layout,
+        counts: Sequence[int],
+        alpha: Fraction,
+    ) -> Iterator[Selection]:
+        """`select` for each of several counts of the same image.
+
+        A greedy method overrides it, since one order of its cells answers all.
+
+        Args:
+            observation: as in `select`.
+            layout: as in `select`.
+            counts: `K` of each, at least one.
+            alpha: as in `select`.
+        """
+        for kept in counts:
+            yield self.select(observation, layout, kept, alpha)
+
 
 class ScoreSelector(Selector):
     """A method that gives tile weights and token scores; the rest is common.
@@ -91,8 +112,8 @@ class ScoreSelector(Selector):
     def select(
         self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
     ) -> Selection:
-        """In each partition the valid cells of highest score stay, ties to the lower
-        index."""
+        """In each partition the valid cells of highest score stay; NaN is the lowest,
+        and ties go to the lower index."""
         tables = index_tables(layout, observation.device)
         alpha = self.thumbnail_share(layout, alpha)
         thumbnail, tiles = split_thumbnail(layout, kept, alpha)
@@ -103,11 +124,9 @@ class ScoreSelector(Selector):
             most_full(layout.tile_capacities, tiles),
         )
         quota = partition_quota(layout, thumbnail, split)
-
-        scores = self.token_scores(observation, layout).nan_to_num(nan=0.0)
-        scores = scores.masked_fill(~tables.valid, -torch.inf)
-        order = torch.argsort(scores, dim=-1, descending=True, stable=True)
-        return Selection(in_sequence(ranks(order) < quota[:, None], layout, kept))
+        scores = self.token_scores(observation, layout)
+        is_kept = highest(scores, tables.valid, quota)
+        return Selection(in_sequence(is_kept, layout, kept))
 
 
 def partition_quota(layout: Layout, thumbnail: int, split: Tensor) -> Tensor:

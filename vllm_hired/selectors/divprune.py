@@ -1,14 +1,16 @@
 """DivPrune (Alvar et al., CVPR 2025, arXiv 2503.02175), algorithm 1."""
 
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from vllm_hired.layouts.base import Layout
 from vllm_hired.selectors.base import Selection, Selector
 from vllm_hired.selectors.index_tables import index_tables
-from vllm_hired.selectors.similarity import is_finite, unit_features
+from vllm_hired.selectors.similarity import directions, is_finite
 from vllm_hired.towers.observation import Observation
 
 BEYOND_ANY_SIMILARITY = 2.0
@@ -37,16 +39,28 @@ class DivPruneSelector(Selector):
     def select(
         self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
     ) -> Selection:
+        (selection,) = self.select_each(observation, layout, [kept], alpha)
+        return selection
+
+    @override
+    def select_each(
+        self,
+        observation: Observation,
+        layout: Layout,
+        counts: Sequence[int],
+        alpha: Fraction,
+    ) -> Iterator[Selection]:
         sequence = index_tables(layout, observation.device).sequence
-        features = observation.features.flatten(0, 1)[sequence]
-        units = unit_features(features)
+        features = observation.features.flatten(0, 1).index_select(0, sequence)
+        units = directions(features)
         last = torch.where(is_finite(features), -torch.inf, BEYOND_ANY_SIMILARITY)
-        selected = farthest_first(units @ units.T, last, kept)
-        return Selection(sequence[torch.argsort(~selected, stable=True)[:kept]])
+        order = farthest_first(units @ units.T, last, max(counts))
+        for kept in counts:
+            yield Selection(sequence[order[:kept].sort().values])
 
 
 def farthest_first(similarity: Tensor, least: Tensor, kept: int) -> Tensor:
-    """`[V]` bool, `kept` of them: greedy max-min distance, ties to the lower index.
+    """`[kept]` int64: greedy max-min distance, ties to the lower index.
 
     Args:
         similarity: `[V, V]` float, finite; its diagonal is overwritten.
@@ -57,11 +71,13 @@ def farthest_first(similarity: Tensor, least: Tensor, kept: int) -> Tensor:
     diagonal.fill_(-torch.inf)
     # Both ways, because products round: two that are each other's nearest are to tie.
     neighbour = torch.maximum(similarity.amax(dim=0), similarity.amax(dim=1))
-    first = torch.maximum(neighbour, least).argmin(dim=0, keepdim=True)
+    order = torch.empty(kept, dtype=torch.int64, device=similarity.device)
+    torch.argmin(torch.maximum(neighbour, least), dim=0, keepdim=True, out=order[:1])
     # A cell is infinitely near to itself, so that none is selected again.
     diagonal.fill_(torch.inf)
-    nearest = torch.maximum(similarity.index_select(0, first)[0], least)
-    for _ in range(kept - 1):
-        farthest = nearest.argmin(dim=0, keepdim=True)
-        nearest = torch.maximum(nearest, similarity.index_select(0, farthest)[0])
-    return nearest.isposinf()
+    nearest = least
+    for place in range(1, kept):
+        latest = order[place - 1 : place]
+        nearest = torch.maximum(nearest, similarity.index_select(0, latest)[0])
+        torch.argmin(nearest, dim=0, keepdim=True, out=order[place : place + 1])
+    return order

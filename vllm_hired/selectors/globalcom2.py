@@ -66,7 +66,9 @@ class GlobalCom2Selector(ScoreSelector):
         guide = _on_tiles(attention[layout.thumbnail_partition], layout)
         last = layout.num_partitions - layout.num_tiles - layout.first_tile
         guide = pad(guide, (0, 0, layout.first_tile, last))
-        return (_normalised(attention, valid) + _normalised(guide, valid)).float()
+        scores = (_normalised(attention, valid) + _normalised(guide, valid)).float()
+        # The thumbnail may show the cell; its own attention still says nothing.
+        return scores.masked_fill(observation.final_attention.isnan(), torch.nan)
 
 
 def _finite(attention: Tensor) -> Tensor:

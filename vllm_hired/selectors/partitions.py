@@ -1,34 +1,50 @@
-"""What methods that choose and combine within each partition share."""
+"""What methods share that rank, choose and combine within each partition."""
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from vllm_hired.selectors.allocation import ranks
 
 
-def attention_order(attention: Tensor, valid: Tensor) -> Tensor:
-    """`[P, N]` int64: cells of each partition, those of most attention first.
+def score_order(scores: Tensor, among: Tensor) -> Tensor:
+    """`[P, N]` int64: cells of each partition, those of the highest score first.
 
-    NaN counts as zero, ties go to the lower index, cells that are not valid come last.
+    NaN ranks with minus infinity, below all numbers. Ties go to the lower index. Cells
+    that are not in `among` come after all others.
 
     Args:
-        attention: `[P, N]` floating point.
-        valid: `[P, N]` bool.
+        scores: `[P, N]` floating point.
+        among: `[P, N]` bool.
     """
-    scores = attention.nan_to_num(nan=0.0).masked_fill(~valid, -torch.inf)
+    scores = scores.nan_to_num(nan=torch.finfo(scores.dtype).min)
+    scores = scores.masked_fill(~among, -torch.inf)
     return torch.argsort(scores, dim=-1, descending=True, stable=True)
 
 
-def most_attended(attention: Tensor, among: Tensor, counts: Tensor) -> Tensor:
-    """`[P, N]` bool: the `counts` cells of most attention in each partition.
+def highest(scores: Tensor, among: Tensor, counts: Tensor) -> Tensor:
+    """`[P, N]` bool: the `counts` cells of highest score in each partition.
 
     Args:
-        attention: `[P, N]` floating point.
+        scores: `[P, N]` floating point; see `score_order`.
         among: `[P, N]` bool, the cells to choose from.
         counts: `[P]` int64, none above the number of cells in `among`.
     """
-    return ranks(attention_order(attention, among)) < counts[:, None]
+    return ranks(score_order(scores, among)) < counts[:, None]
+
+
+def first_of(listed: Tensor, counts: Tensor, num_cells: int) -> Tensor:
+    """`[P, N]` bool: the cells among the first `counts` of each partition's list.
+
+    Args:
+        listed: `[P, L]` int64, cells, none twice.
+        counts: `[P]` int64, at most `L`.
+        num_cells: `N`.
+    """
+    places = torch.arange(listed.shape[1], device=listed.device)
+    # The rest goes to one more column, which is cut off.
+    cells = listed.where(places < counts[:, None], num_cells)
+    found = cells.new_zeros((len(cells), num_cells + 1), dtype=torch.bool)
+    return found.scatter(1, cells, True)[:, :num_cells]
 
 
 def evenly_spaced(among: Tensor, sizes: Tensor, counts: Tensor) -> Tensor:
@@ -80,14 +96,6 @@ def rows_at(rows: Tensor, is_chosen: Tensor, cells: Tensor) -> Tensor:
 def finite(values: Tensor) -> Tensor:
     """`values` in float32; what is not finite counts as zero."""
     return values.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def directions(vectors: Tensor) -> Tensor:
-    """`vectors` at length 1, in float32: their products are cosines.
-
-    Those too long or too short to be measured in float32 come out as zero or nearly so.
-    """
-    return normalize(finite(vectors), dim=-1)
 
 
 def saturated(rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,21 +6,21 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from vllm_hired.budget import proportional_quotas, share_of
+from vllm_hired.budget import split_quotas
 from vllm_hired.layouts.base import Layout
 from vllm_hired.selectors.base import Selection, Selector, in_sequence
 from vllm_hired.selectors.index_tables import index_tables, integer_table
 from vllm_hired.selectors.partitions import (
     chosen_cells,
-    directions,
     evenly_spaced,
     finite,
-    most_attended,
+    highest,
     rows_at,
     saturated,
     take,
 )
 from vllm_hired.selectors.settings import number
+from vllm_hired.selectors.similarity import directions
 from vllm_hired.towers.observation import Observation
 
 NEIGHBORS = 32
@@ -68,21 +68,20 @@ class PruMergePlusSelector(Selector):
         self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
     ) -> Selection:
         capacities = layout.partition_capacities
-        quotas = proportional_quotas(capacities, kept)
-        outliers = tuple(share_of(quota, self.outliers) for quota in quotas)
-        samples = tuple(q - o for q, o in zip(quotas, outliers, strict=True))
+        outliers, samples = split_quotas(capacities, kept, self.outliers)
 
         device = observation.device
         counts = integer_table((capacities, outliers, samples), device)
         valid = index_tables(layout, device).valid
         attention = observation.final_attention
         is_sample = evenly_spaced(valid, counts[0], counts[2])
-        is_outlier = most_attended(attention, valid & ~is_sample, counts[1])
+        is_outlier = highest(attention, valid & ~is_sample, counts[1])
         is_kept = is_sample | is_outlier
         cells = in_sequence(is_kept, layout, kept)
 
         features = observation.features
-        centers = chosen_cells(is_kept, max(quotas))
+        largest = max(o + s for o, s in zip(outliers, samples, strict=True))
+        centers = chosen_cells(is_kept, largest)
         is_near = nearest(directions(observation.keys), centers, valid)
         values = finite(features)
         weights = is_near * attention_weights(attention)[:, None]

@@ -1,20 +1,23 @@
 """SCOPE (Deng et al., "Saliency-Coverage Oriented Token Pruning", NeurIPS 2025,
 arXiv 2510.24214)."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from vllm_hired.budget import split_thumbnail
 from vllm_hired.layouts.base import Layout
 from vllm_hired.selectors.allocation import allocate, most_full
 from vllm_hired.selectors.base import Selection, Selector, in_sequence, partition_quota
 from vllm_hired.selectors.index_tables import index_tables
+from vllm_hired.selectors.partitions import first_of
 from vllm_hired.selectors.settings import number
-from vllm_hired.selectors.similarity import unit_features
+from vllm_hired.selectors.similarity import directions, is_finite
 from vllm_hired.towers.observation import Observation
 
 
@@ -25,13 +28,13 @@ class ScopeSelector(Selector):
     A set `S` of cells covers its partition by `sum over cells j of max(0, max over i in
     S of cos(i, j))`. Greedy: each next cell is the one with the greatest `gain *
     saliency ** alpha`, where the gain is what it adds to the coverage and the saliency
-    is its final-layer [CLS] attention. Ties go to the lower index. Features and
-    attention that are not finite count as 0.
+    is its final-layer [CLS] attention. Ties go to the lower index. Cells with a feature
+    or an attention that is not finite come last.
 
     Scope: per partition, with the same quotas as `fastervlm`: `floor(K / P)` for the
     thumbnail and equal parts for the tiles. Needs the features and the final attention.
-    Memory: twice the `P x N x N` similarities in float32, 13 MB for 5 partitions of
-    576. Costs as many steps as the largest quota, each three passes over these numbers.
+    Memory: the `P x N x N` similarities in float32, 7 MB for 5 partitions of 576.
+    Costs as many steps as the largest quota, each three passes over these numbers.
 
     Differences from the authors' code: padding is neither kept nor covered, and quotas
     sum to `K`.
@@ -50,37 +53,56 @@ class ScopeSelector(Selector):
     def select(
         self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
     ) -> Selection:
+        (selection,) = self.select_each(observation, layout, [kept], alpha)
+        return selection
+
+    @override
+    def select_each(
+        self,
+        observation: Observation,
+        layout: Layout,
+        counts: Sequence[int],
+        alpha: Fraction,
+    ) -> Iterator[Selection]:
         valid = index_tables(layout, observation.device).valid
-        units = unit_features(observation.features).masked_fill(~valid[..., None], 0)
-        saliency = _relative(observation.final_attention).pow(self.alpha)
-        quota, steps = equal_quota(layout, kept, observation.device)
-        selected = greedy_coverage(units @ units.mT, saliency, valid, quota, steps)
-        return Selection(in_sequence(selected, layout, kept))
+        features, attention = observation.features, observation.final_attention
+        units = directions(features).masked_fill(~valid[..., None], 0)
+        saliency = _relative(attention).pow(self.alpha)
+        is_usual = is_finite(features) & attention.isfinite()
+        last = torch.where(is_usual, 0.0, -1.0).masked_fill(~valid, -torch.inf)
+        quotas = [equal_quota(layout, kept, observation.device) for kept in counts]
+        steps = max(steps for _, steps in quotas)
+        order = greedy_coverage(units @ units.mT, saliency, last, steps)
+        for kept, (quota, _) in zip(counts, quotas, strict=True):
+            is_kept = first_of(order, quota, valid.shape[1])
+            yield Selection(in_sequence(is_kept, layout, kept))
 
 
 def greedy_coverage(
-    similarity: Tensor, saliency: Tensor, valid: Tensor, quota: Tensor, steps: int
+    similarity: Tensor, saliency: Tensor, last: Tensor, steps: int
 ) -> Tensor:
-    """`[P, N]` bool: in each partition as many valid cells as its quota.
+    """`[P, steps]` int64: cells of each partition in the order in which they are taken.
 
     Args:
-        similarity: `[P, N, N]`, finite, 0 for padding.
+        similarity: `[P, N, N]`, finite, 0 for padding; it is overwritten.
         saliency: `[P, N]` in [0, 1].
-        valid: `[P, N]` bool.
-        quota: `[P]` int64, at most the valid cells of each partition.
-        steps: the largest quota.
+        last: `[P, N]`: 0, or less for cells that are to come after the others; it is
+            overwritten.
+        steps: how many to take.
     """
-    covered = torch.zeros_like(saliency)[:, None, :]
-    gains = torch.empty_like(similarity)
-    selected = torch.zeros_like(valid)
-    cells = torch.arange(valid.shape[-1], device=valid.device)
-    for step in range(steps):
-        torch.sub(similarity, covered, out=gains).clamp_(min=0)
-        score = (gains.sum(dim=-1) * saliency).masked_fill(~valid | selected, -1)
-        best = score.argmax(dim=-1, keepdim=True)
-        covered = torch.maximum(covered, similarity.take_along_dim(best[..., None], 1))
-        selected |= (cells == best) & (step < quota[:, None])
-    return selected
+    # What each cell would add to the coverage of each other.
+    gains = similarity.clamp_(min=0)
+    saliency = saliency.where(last == 0, 0)
+    order = []
+    for _ in range(steps):
+        scores = torch.addcmul(last, gains.sum(dim=-1), saliency)
+        best = scores.argmax(dim=-1, keepdim=True)
+        added = gains.gather(1, best[..., None].expand(-1, -1, gains.shape[-1]))
+        gains.sub_(added).clamp_(min=0)
+        # It is not taken again.
+        last.scatter_(1, best, -torch.inf)
+        order.append(best)
+    return torch.cat(order, dim=1)
 
 
 @lru_cache(maxsize=512)

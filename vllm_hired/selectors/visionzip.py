@@ -6,21 +6,21 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from vllm_hired.budget import proportional_quotas, share_of
+from vllm_hired.budget import split_quotas
 from vllm_hired.layouts.base import Layout
 from vllm_hired.selectors.base import Selection, Selector, in_sequence
 from vllm_hired.selectors.index_tables import index_tables, integer_table
 from vllm_hired.selectors.partitions import (
     chosen_cells,
-    directions,
     evenly_spaced,
     finite,
-    most_attended,
+    highest,
     rows_at,
     saturated,
     take,
 )
 from vllm_hired.selectors.settings import number
+from vllm_hired.selectors.similarity import directions
 from vllm_hired.towers.observation import Observation
 
 
@@ -62,15 +62,13 @@ class VisionZipSelector(Selector):
         self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
     ) -> Selection:
         capacities = layout.partition_capacities
-        quotas = proportional_quotas(capacities, kept)
-        dominant = tuple(share_of(quota, self.dominant) for quota in quotas)
+        dominant, samples = split_quotas(capacities, kept, self.dominant)
         others = tuple(c - d for c, d in zip(capacities, dominant, strict=True))
-        samples = tuple(q - d for q, d in zip(quotas, dominant, strict=True))
 
         device = observation.device
         counts = integer_table((dominant, others, samples), device)
         valid = index_tables(layout, device).valid
-        is_dominant = most_attended(observation.final_attention, valid, counts[0])
+        is_dominant = highest(observation.final_attention, valid, counts[0])
         is_other = valid & ~is_dominant
         is_sample = evenly_spaced(is_other, counts[1], counts[2])
         cells = in_sequence(is_dominant | is_sample, layout, kept)

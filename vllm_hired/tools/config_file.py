@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from vllm_hired.layouts import FAMILIES
+from vllm_hired.layouts import largest_image_sizes
 from vllm_hired.layouts.qwen_vl import PixelLimits
 
 _TEXT = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
@@ -133,9 +133,12 @@ def read_config_file(model: str) -> PlainConfig | None:
             name: PlainConfig(**(DEFAULTS[data[name]["model_type"]] | data[name]))
             for name in ("vision_config", "text_config")
         }
-        return PlainConfig(**(LLAVA_DEFAULTS | data | nested | _known_family(data)))
-    except (OSError, ValueError, TypeError, KeyError):
+        config = PlainConfig(**(LLAVA_DEFAULTS | data | nested))
+        # Does the family find all that it reads?
+        largest_image_sizes(config)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+    return config
 
 
 def read_pixel_limits(model: str) -> PixelLimits | None:
@@ -175,15 +178,6 @@ def _qwen_configs(data: Mapping[str, Any]) -> dict[str, PlainConfig]:
         )
         for name, own in found.items()
     }
-
-
-def _known_family(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Its `model_type`; a KeyError for what this file does not know."""
-    model_type = data["model_type"]
-    FAMILIES[model_type]
-    if model_type == "llava_next":
-        data["image_grid_pinpoints"]
-    return {"model_type": model_type}
 
 
 def _read(model: str, name: str) -> dict[str, Any]:

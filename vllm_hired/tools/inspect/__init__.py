@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> tuple[str, list[str]]:
     inspection = inspect_image(args.model, name, image, configs[0])
     hired = [HiredConfig.from_hf_config(inspection.configured(c)) for c in configs]
     if kind == ".html":
-        _write(args.out, render_page(inspection, hired[0]).encode())
+        _write(args.out, render_page(inspection, hired).encode())
     else:
         buffer = io.BytesIO()
         draw_inspection(inspection, hired).save(buffer, "PNG", optimize=True)

@@ -1,27 +1,40 @@
-"""The page that selects again in the browser, from scores that it carries."""
+"""The page: one HTML file that shows what was chosen here; its script only draws."""
 
 import base64
 import io
 import json
+import zlib
+from collections.abc import Sequence
 from fractions import Fraction
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from vllm_hired.budget import kept_count
 from vllm_hired.config import HiredConfig
-from vllm_hired.selectors import SELECTORS, make_selector
-from vllm_hired.selectors.base import ScoreSelector
+from vllm_hired.layouts import Layout
+from vllm_hired.selectors.index_tables import index_tables
+from vllm_hired.tools.inspect.choices import ALPHAS, BUDGETS, all_choices
 from vllm_hired.tools.inspect.tower import Inspection
 
-SCRIPTS = ("selection.js", "maps.js", "controls.js")
+SCRIPTS = ("data.js", "maps.js", "controls.js")
 """In the order in which one needs the other."""
 
 
-def render_page(inspection: Inspection, hired: HiredConfig) -> str:
-    """One HTML file that needs no network; `hired` is where its controls start."""
+def render_page(inspection: Inspection, hired: Sequence[HiredConfig]) -> str:
+    """One HTML file that needs no network.
+
+    Args:
+        inspection: of the image.
+        hired: settings that differ in the budget alone; the page starts at the first.
+
+    Raises:
+        HiredConfigError: their selector cannot be used.
+    """
     folder = files("vllm_hired.tools.inspect").joinpath("page_files")
 
     def read(name: str) -> str:
@@ -38,14 +51,16 @@ def render_page(inspection: Inspection, hired: HiredConfig) -> str:
     )
 
 
-def page_data(inspection: Inspection, hired: HiredConfig) -> dict[str, Any]:
-    """What the page's script reads. Budget and alpha are whole percents there."""
-    layout, observation = inspection.layout, inspection.observation
-    names = (
-        "rows", "cols", "tile_rows", "tile_cols", "top", "left", "height", "width"
-    )  # fmt: skip
+def page_data(inspection: Inspection, hired: Sequence[HiredConfig]) -> dict[str, Any]:
+    """What the page's script reads."""
+    layout, observation, start = inspection.layout, inspection.observation, hired[0]
+    budgets = sorted({*BUDGETS, *(config.budget for config in hired)})
+    alphas = sorted({*ALPHAS, start.alpha})
+    choices, left_out = all_choices(inspection, start, budgets, alphas)
+    valid = index_tables(layout, torch.device("cpu")).valid
+    names = "rows", "tile_rows", "tile_cols", "top", "left"
     return {
-        "format": 1,
+        "format": 2,
         "name": inspection.name,
         "model": inspection.model,
         "width": inspection.width,
@@ -54,42 +69,61 @@ def page_data(inspection: Inspection, hired: HiredConfig) -> dict[str, Any]:
         "canvas": as_jpeg(canvas(inspection)) if layout.num_tiles else None,
         "layout": {name: getattr(layout, name) for name in names},
         "partitions": layout.partition_names,
-        "layers": {"init": hired.init_layer, "final": hired.final_layer},
+        "capacities": layout.partition_capacities,
+        "valid": packed(valid.flatten()),
+        "stock_tokens": layout.num_stock_tokens,
+        "attention": inspection.attention,
+        "layers": {"init": start.init_layer, "final": start.final_layer},
         "heat": {
             "init": as_base64(observation.init_attention),
             "final": as_base64(observation.final_attention),
         },
-        "token_cap": hired.token_cap,
-        "selectors": [
-            selector_data(name, selector, inspection)
-            for name, selector in ((name, make_selector(name)) for name in SELECTORS)
-            if isinstance(selector, ScoreSelector)
-        ],
+        "token_cap": start.token_cap,
+        "budgets": [budget_data(layout, budget, start.token_cap) for budget in budgets],
+        "alphas": [percent(alpha) for alpha in alphas],
+        "methods": [vars(method) | {"kept": packed(method.kept)} for method in choices],
+        "left_out": left_out,
         "start": {
-            "selector": hired.selector,
-            "budget": max(1, round(100 * hired.budget)),
-            "alpha": round(100 * hired.alpha),
+            "selector": start.selector,
+            "budget": budgets.index(start.budget),
+            "alpha": alphas.index(start.alpha),
         },
     }
 
 
-def selector_data(
-    name: str, selector: ScoreSelector, inspection: Inspection
+def budget_data(
+    layout: Layout, budget: Fraction, token_cap: int | None
 ) -> dict[str, Any]:
-    """What a method gives to the common part of all: weights, scores, its share of the
-    thumbnail where `hired_alpha` is not it."""
-    weights = selector.tile_weights(inspection.observation, inspection.layout)
-    share = selector.thumbnail_share(inspection.layout, Fraction(1))
+    """How many tokens a budget keeps, and what to know of them."""
+    kept = kept_count(layout, budget, token_cap)
+    newlines = layout.num_separators
+    notes = []
+    if kept.is_undropped:
+        included = f", its {newlines} newline tokens included" if newlines else ""
+        notes.append(f"Nothing is dropped: vLLM's stock path{included}.")
+    else:
+        if newlines:
+            notes.append(f"Dropping leaves out the {newlines} newline tokens too.")
+        if kept.tokens < kept_count(layout, budget, None).tokens:
+            notes.append(f"Held down by the token cap of {token_cap:,}.")
+        elif kept.tokens == layout.num_selectable:
+            notes.append("Every patch that is not padding is kept.")
     return {
-        "name": name,
-        "about": (type(selector).__doc__ or "").partition("\n")[0],
-        # As text: they may need more than a JavaScript number's 53 bits.
-        "weights": [str(weight) for weight in weights.tolist()],
-        "scores": as_base64(
-            selector.token_scores(inspection.observation, inspection.layout)
-        ),
-        "share": None if selector.uses_alpha else share.as_integer_ratio(),
+        "percent": percent(budget),
+        "tokens": kept.tokens,
+        "note": " ".join(notes),
     }
+
+
+def percent(fraction: Fraction) -> str:
+    return f"{float(100 * fraction):g}"
+
+
+def packed(flags: Tensor) -> str:
+    """`[..., n]` bool as bits, the first one highest, each row from a byte of its own;
+    deflated."""
+    bits: bytes = np.packbits(flags.numpy(), axis=-1).tobytes()
+    return base64.b64encode(zlib.compress(bits, 9)).decode()
 
 
 def as_base64(values: Tensor) -> str:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from vllm_hired.config import HiredConfig, num_tower_layers
 from vllm_hired.errors import HiredConfigError
 from vllm_hired.layouts import Layout, image_layout
 from vllm_hired.selectors import make_selector
+from vllm_hired.selectors.base import Selector
 from vllm_hired.selectors.probe import needs_problem
 from vllm_hired.tools.checkpoint import CheckpointError, read_config
 from vllm_hired.towers import TOWERS, tower_of
@@ -39,6 +40,7 @@ class Inspection:
         layout: of the image.
         partitions: `[P, 3, H, W]` float32 in [0, 1], as the tower sees them.
         observation: of its cells.
+        attention: which attention that holds, a value of `hired_attention`.
         hf_config: of the checkpoint.
     """
 
@@ -49,6 +51,7 @@ class Inspection:
     layout: Layout
     partitions: Tensor
     observation: Observation
+    attention: str
     hf_config: Any
 
     def configured(self, settings: Mapping[str, object]) -> Any:
@@ -63,8 +66,17 @@ class Inspection:
         """`[K]` int64 flat cell indices, in sequence order; without dropping, all."""
         kept = min(self.kept_count(hired).tokens, self.layout.num_selectable)
         selector = make_selector(hired.selector, hired.method)
-        selection = selector.select(self.observation, self.layout, kept, hired.alpha)
-        return selection.cells
+        observation = self.seen_by(selector)
+        return selector.select(observation, self.layout, kept, hired.alpha).cells
+
+    def seen_by(self, selector: Selector) -> Observation:
+        """What an engine observes for a method, and nothing else."""
+        needs = selector.needs_on(TOWERS[self.hf_config.vision_config.model_type])
+        seen = self.observation.quantities.items()
+        return Observation(
+            self.observation.device,
+            {name: values for name, values in seen if name in needs},
+        )
 
 
 def with_settings(hf_config: Any, settings: Mapping[str, object]) -> Any:
@@ -106,6 +118,9 @@ def inspect_image(
         torch.tensor(values).view(3, 1, 1)
         for values in (processor.image_mean, processor.image_std)
     )
+    has_cls = TOWERS[hf_config.vision_config.model_type].has_cls
+    # Without [CLS] there is no other attention to show.
+    hired = replace(hired, attention=hired.attention if has_cls else "received")
     return Inspection(
         name=name,
         model=Path(model).resolve().name if Path(model).is_dir() else model,
@@ -114,6 +129,7 @@ def inspect_image(
         layout=layout,
         partitions=(partitions * std + mean).clamp(0, 1),
         observation=observe(load_tower(model, hf_config), partitions, hired),
+        attention=hired.attention,
         hf_config=hf_config,
     )
 
@@ -135,9 +151,9 @@ def observe(tower: Any, partitions: Tensor, hired: HiredConfig) -> Observation:
         for name in ("q_proj", "k_proj"):
             watch(layer, name)
     hidden = tower(partitions, output_hidden_states=True).hidden_states[-1]
-    # Without [CLS] there is no other attention to show.
-    attention = hired.attention if kind.has_cls else "received"
-    readings = readings_for(QUANTITIES, attention, hired.init_layer, hired.final_layer)
+    readings = readings_for(
+        QUANTITIES, hired.attention, hired.init_layer, hired.final_layer
+    )
     self_attn = layers[hired.final_layer].self_attn
     measured = {
         name: reading.measure(

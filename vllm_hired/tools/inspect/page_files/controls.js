@@ -1,33 +1,16 @@
 /* ---- Counts and shares. ---- */
 
-function countNote() {
-  const { budget } = shown;
-  if (isStockPath(budget)) {
-    return `Nothing is dropped: vLLM's stock path${height ? `, its ${height} newline tokens included` : ""}. Alpha has no effect.`;
-  }
-  const newlines = height ? `Dropping leaves out the ${height} newline tokens too.` : "";
-  const wanted = budget === 100 ? stockTokens : Math.max(floorShare([budget, 100], partitions * N), 1);
-  if (selection.count === data.token_cap && wanted > data.token_cap) return `${newlines} Held down by the token cap of ${number(data.token_cap)}.`;
-  if (selection.count === selectable) return `${newlines} Every patch that is not padding is kept.`;
-  return newlines;
-}
-
 function writeShares() {
-  const { weights } = selectors.get(shown.selector);
-  const total = sum(weights);
-  const weight = (tile) => total ? `weight ${(Number((weights[tile] * 2000n + total) / (2n * total)) / 10).toFixed(1)}%` : "weight 0";
-  const rows = [selection.thumbnail, ...selection.tiles].map((kept, partition) => {
-    const capacity = partition ? capacities[partition - 1] : N;
+  const all = isKept.reduce((total, kept) => total + kept, 0);
+  const rows = data.capacities.map((capacity, partition) => {
+    const kept = isKept.subarray(partition * N, (partition + 1) * N).reduce((total, one) => total + one, 0);
     const bar = element("div", { className: "bar", ariaHidden: "true" }, element("i"));
     bar.style.width = `${(100 * capacity) / N}%`;
     bar.firstChild.style.width = `${capacity ? (100 * kept) / capacity : 0}%`;
-    const amount = element("span", { className: "amount", ...(partition ? {} : { id: "share-thumbnail" }) }, `${kept} of ${capacity}`);
-    const row = element("li", {}, element("strong", {}, partitionName(partition)), amount, bar,
-      element("span", { className: "muted" }, `${percent(kept, selection.indices.length)} of kept`));
-    if (partition) {
-      row.dataset.tile = partition - 1;
-      row.append(element("span", { className: "muted" }, weight(partition - 1)));
-    }
+    const row = element("li", {}, element("strong", {}, partitionName(partition)),
+      element("span", { className: "amount" }, `${kept} of ${capacity}`), bar,
+      element("span", { className: "muted" }, `${percent(kept, all)} of kept`));
+    if (partition) row.dataset.tile = partition - 1;
     return row;
   });
   byId("shares").replaceChildren(...rows);
@@ -35,35 +18,36 @@ function writeShares() {
 
 /* ---- State: controls, page, address. ---- */
 
-function update() {
-  const selector = selectors.get(shown.selector);
-  const alpha = currentAlpha();
-  selection = select(shown.selector, shown.budget, alpha);
-  isKept.fill(0);
-  for (const patch of selection.indices) isKept[patch] = 1;
+const stock = data.stock_tokens;
+const sliders = { budget: data.budgets.map((budget) => budget.percent), alpha: data.alphas };
 
-  controls.alpha.step = alpha % 5 ? 1 : 5;
-  controls.alpha.disabled = selector.share !== null;
-  for (const [id, value] of [["budget", shown.budget], ["alpha", alpha]]) {
-    const input = controls[id];
-    input.value = value;
-    input.style.setProperty("--fill", `${(100 * (value - input.min)) / (input.max - input.min)}%`);
-    input.setAttribute("aria-valuetext", `${value}%`);
-    byId(`${id}-value`).textContent = `${value}%`;
+function update() {
+  const method = methods.get(shown.selector);
+  const { tokens, note } = data.budgets[shown.budget];
+  isKept = keptPatches(shown.selector, shown.budget, shown.alpha);
+
+  byId("alpha").disabled = !method.uses_alpha;
+  for (const [id, values] of Object.entries(sliders)) {
+    const [slider, value] = [byId(id), `${values[shown[id]]}%`];
+    slider.value = shown[id];
+    slider.style.setProperty("--fill", `${(100 * shown[id]) / slider.max}%`);
+    slider.setAttribute("aria-valuetext", value);
+    byId(`${id}-value`).textContent = slider.disabled ? "" : value;
   }
-  controls.selector.value = shown.selector;
+  byId("selector").value = shown.selector;
   document.querySelector(`input[name=view][value=${shown.view}]`).checked = true;
   byId("beneath-field").hidden = shown.view === "kept";
   byId("keys").hidden = shown.view !== "kept";
-  byId("selector-about").textContent = selector.about;
+  byId("kept-key").textContent = method.merges ? "kept, others may be merged into it" : "kept";
+  byId("selector-about").textContent = method.about;
   byId("alpha-about").textContent = partitions === 1 ? "No effect: there are no tiles."
-    : selector.share === null ? "The thumbnail's part of the kept tokens." : "Fixed by this selector.";
+    : method.uses_alpha ? "The thumbnail's part of the kept tokens." : "This selector does not use it.";
 
-  byId("count-kept").textContent = selection.count;
-  byId("count-stock").textContent = stockTokens;
-  byId("count-dropped").textContent = stockTokens - selection.count;
-  byId("percentage").textContent = `${percent(selection.count, stockTokens)} of the picture's stock sequence reaches the LLM.`;
-  byId("count-note").textContent = countNote();
+  byId("count-kept").textContent = tokens;
+  byId("count-stock").textContent = stock;
+  byId("count-dropped").textContent = stock - tokens;
+  byId("percentage").textContent = `${percent(tokens, stock)} of the picture's stock sequence reaches the LLM.`;
+  byId("count-note").textContent = note;
   writeShares();
   for (const map of maps) { map.writeLegend(); map.render(); }
   describe(maps.find((map) => map.cursor), false);
@@ -76,23 +60,21 @@ const later = (delay, action) => {
   return () => { clearTimeout(timer); timer = setTimeout(action, delay); };
 };
 const announce = later(400, () => {
-  byId("announcement").textContent = `${selection.count} of ${stockTokens} tokens kept. ${byId("percentage").textContent}`;
+  byId("announcement").textContent = `${byId("count-kept").textContent} of ${stock} tokens kept. ${byId("percentage").textContent}`;
 });
 // Browsers limit how often a page may do this.
 const writeHash = later(250, () => {
-  const { budget, alpha, selector, view } = shown;
+  const { selector, view } = shown;
+  const [budget, alpha] = ["budget", "alpha"].map((id) => sliders[id][shown[id]]);
   history.replaceState(null, "", `#${new URLSearchParams({ budget, alpha, selector, view })}`);
 });
 
 function readHash() {
   const wanted = new URLSearchParams(location.hash.slice(1));
-  const whole = (key, low, high) => {
-    const value = wanted.get(key);
-    if (/^\d{1,3}$/.test(value) && value >= low && value <= high) shown[key] = Number(value);
-  };
-  whole("budget", 1, 100);
-  whole("alpha", 0, 100);
-  if (selectors.has(wanted.get("selector"))) shown.selector = wanted.get("selector");
+  for (const [id, values] of Object.entries(sliders)) {
+    if (values.includes(wanted.get(id))) shown[id] = values.indexOf(wanted.get(id));
+  }
+  if (methods.has(wanted.get("selector"))) shown.selector = wanted.get("selector");
   if (["kept", "init", "final"].includes(wanted.get("view"))) shown.view = wanted.get("view");
 }
 
@@ -104,10 +86,12 @@ function writeStaticText() {
     `${g} × ${g} patches each`, data.model];
   if (data.token_cap !== null) facts.push(`token cap ${number(data.token_cap)}`);
   byId("facts").replaceChildren(...facts.map((fact) => element("span", {}, fact)));
-  byId("keys").lastElementChild.hidden = selectable === partitions * N;
+  byId("padding").hidden = isValid.every(Boolean);
   byId("view-init").textContent = `Init layer\u00a0${data.layers.init}`;
   byId("view-final").textContent = `Final layer\u00a0${data.layers.final}`;
-  for (const { name } of data.selectors) controls.selector.append(element("option", { value: name }, name));
+  for (const [id, values] of Object.entries(sliders)) byId(id).max = values.length - 1;
+  for (const name of methods.keys()) byId("selector").append(element("option", { value: name }, name));
+  byId("left-out").append(...data.left_out.map((line) => element("p", { className: "muted" }, `Left out: ${line}`)));
   for (const map of maps) {
     map.canvas.setAttribute("aria-label", `${map.title}, ${map.rows} by ${map.cols} patches. Arrow keys move from patch to patch, with Shift six at a time.`);
     map.canvas.setAttribute("aria-describedby", "patch");
@@ -125,10 +109,10 @@ function writeStaticText() {
   }
 }
 
-for (const id of ["budget", "alpha"]) {
-  controls[id].addEventListener("input", () => { shown[id] = Number(controls[id].value); update(); });
+for (const id of Object.keys(sliders)) {
+  byId(id).addEventListener("input", (event) => { shown[id] = Number(event.target.value); update(); });
 }
-controls.selector.addEventListener("change", () => { shown.selector = controls.selector.value; update(); });
+byId("selector").addEventListener("change", (event) => { shown.selector = event.target.value; update(); });
 byId("view").addEventListener("change", (event) => { shown.view = event.target.value; update(); });
 byId("beneath").addEventListener("change", () => maps.forEach((map) => map.render()));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => maps.forEach((map) => map.render()));
@@ -137,7 +121,3 @@ addEventListener("hashchange", () => { readHash(); update(); });
 writeStaticText();
 readHash();
 update();
-window.hired = {
-  select,
-  state: () => ({ selector: shown.selector, budget: shown.budget, alpha: currentAlpha(), ...structuredClone(selection) }),
-};

@@ -1,20 +1,14 @@
 /* ---- What is shown. ---- */
 
 const shown = { ...data.start, view: "kept" };
-let selection = null;
-const isKept = new Uint8Array(partitions * N);
-
-const controls = Object.fromEntries(["budget", "alpha", "selector"].map((id) => [id, byId(id)]));
-function currentAlpha() {
-  const { share } = selectors.get(shown.selector);
-  return share ? Math.round((100 * share[0]) / share[1]) : shown.alpha;
-}
+let isKept = null; // by patch
 
 const number = (value) => value.toLocaleString("en");
 /** As `Layout.partition_names` has it, and as pictures do, with a capital. */
 const partitionName = (partition) => data.partitions[partition].replace(/^./, (first) => first.toUpperCase());
 const percent = (part, whole) => `${whole ? ((100 * part) / whole).toFixed(1) : "0.0"}%`;
 
+const attentionName = data.attention === "cls" ? "[CLS] attention" : "Attention received from all patches";
 const attention = (value) => (value !== 0 && Math.abs(value) < 1e-5 ? value.toExponential(2) : value.toPrecision(3));
 
 function element(tag, properties = {}, ...children) {
@@ -104,7 +98,7 @@ class PatchMap {
   }
 
   render() {
-    if (!selection) return;
+    if (!isKept) return;
     const context = this.base.getContext("2d");
     const { width: w, height: h } = this.base;
     const isHeat = shown.view !== "kept";
@@ -134,7 +128,7 @@ class PatchMap {
     this.drawGrid(context, w, h);
     this.drawPadding(context);
     this.drawTileBorders(context, w, h);
-    if (selection.indices.length < selectable) {
+    if (isValid.some((valid, patch) => valid && !isKept[patch])) {
       if (isHeat) stroke(context, kept.outline, "#ffffff", 1, "rgba(0, 0, 0, .45)");
       else stroke(context, kept.outline, colour("contour"), 1.4);
     }
@@ -248,7 +242,7 @@ class PatchMap {
     bar.style.background = `linear-gradient(to right, ${viridis})`;
     this.legend.replaceChildren(
       element("div", { className: "scale" }, attention(scale.low), bar, attention(scale.high)),
-      `[CLS] attention, layer ${data.layers[shown.view]}, ${scale.kind}; outlined: kept`);
+      `${attentionName}, layer ${data.layers[shown.view]}, ${scale.kind}; outlined: kept`);
   }
 }
 
@@ -279,12 +273,11 @@ function describe(map, byKeyboard) {
   }
   const patch = map.patchAt(...map.cursor);
   const partition = Math.floor(patch / N);
-  const place = ranksOf(selectors.get(shown.selector))[patch];
-  const verdict = place < 0 ? "padding, never kept" : isKept[patch] ? "kept" : "dropped";
-  const capacity = partition ? capacities[partition - 1] : N;
+  const verdict = isKept[patch] ? "kept" : isValid[patch] ? "dropped" : "padding, never kept";
+  const first = data.budgets.find((_, budget) => keptPatches(shown.selector, budget, shown.alpha)[patch]);
   const facts = [`row ${Math.floor((patch % N) / g) + 1}, column ${(patch % g) + 1}`,
     `init ${attention(heat.init[patch])}`, `final ${attention(heat.final[patch])}`];
-  if (place >= 0) facts.push(`rank ${place + 1} of ${capacity}`);
+  if (first) facts.push(`first kept at ${first.percent}%`);
   line.replaceChildren(element("b", {}, partitionName(partition)),
     ...facts.map((fact) => element("span", {}, fact)),
     element("span", { className: isKept[patch] ? "verdict" : "verdict dropped" }, verdict));

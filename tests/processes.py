@@ -1,0 +1,78 @@
+"""Other processes that answer for tests: without the plugin, of two ranks, refused.
+
+A process takes vLLM some 20 seconds to start and lives until the end, so tests that
+need the same environment share one.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+from unittest import mock
+
+from tests.engine import answers, kept_digest, prompt, start_engine
+
+STOCK = {"VLLM_PLUGINS": ""}
+TWO_RANKS = {
+    "VLLM_CPU_OMP_THREADS_BIND": "0|1",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+}
+# As users start it: a refusal by the engine's own process would reach them as
+# "Engine core initialization failed".
+ENGINE_APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+
+Sizes = list[tuple[int, int]]
+Run = Callable[..., Any]
+
+
+class Processes:
+    """`processes(STOCK, answer, ...)` calls a function in the process of that
+    environment, which the first call starts."""
+
+    def __init__(self) -> None:
+        self.executors: dict[str, ProcessPoolExecutor] = {}
+
+    def __call__(
+        self, environment: dict[str, str], function: Run, *args: Any, **kwargs: Any
+    ) -> Any:
+        """What `function`, of a module that can be imported, returns or raises."""
+        with mock.patch.dict(os.environ, environment):
+            executor = self.executors.setdefault(
+                repr(environment), ProcessPoolExecutor(1, get_context("spawn"))
+            )
+            return executor.submit(function, *args, **kwargs).result()
+
+    def shutdown(self) -> None:
+        for executor in self.executors.values():
+            # Engines of two ranks take a minute to stop in good order.
+            executor.submit(os._exit, 0)
+            executor.shutdown()
+
+
+def answer(
+    model: str,
+    requests: list[tuple[Any, float | None]],
+    max_tokens: int = 4,
+    with_digests: bool = False,
+    make: Callable[..., dict[str, Any]] = prompt,
+    digest: Callable[[Any], list[int]] = kept_digest,
+    **options: Any,
+) -> dict[str, list[Any]]:
+    """`tests.engine.answers` of a new engine to requests of noise images, made by
+    `make`; digests are what each of its workers keeps of one image."""
+    llm = start_engine(model, **options)
+    prompts = [make(*media, budget=budget) for media, budget in requests]
+    found = answers(llm, prompts, max_tokens)
+    if with_digests:
+        found["digests"] = llm.apply_model(digest)
+    return found
+
+
+def refusal(model: str, **options: Any) -> str:
+    """What an engine says that does not start."""
+    try:
+        start_engine(model, **options)
+    except Exception as error:
+        return str(error)
+    raise AssertionError(f"an engine of {options} has started")
