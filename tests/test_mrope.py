@@ -109,7 +109,7 @@ def image(offset: int, rows: int, cols: int, kept: int | None) -> MultiModalFeat
         data |= {"num_kept": field(kept), "is_undropped": field(kept == length)}
         length = kept
     return MultiModalFeatureSpec(
-        data=data,  # type: ignore[arg-type]
+        data=data,
         modality="image",
         identifier="",
         mm_position=PlaceholderRange(offset=offset, length=length),
