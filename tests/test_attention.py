@@ -65,13 +65,15 @@ def test_images_in_several_forwards_give_the_same(
     }
     with torch.inference_mode():
         together = model.embed_multimodal(pixel_values=images, **inputs)
-        monkeypatch.setattr(model, "max_partitions_per_forward", 6)
+        monkeypatch.setattr(
+            model, "max_cells_per_forward", 6 * model.cells_per_partition
+        )
         forwards: list[int] = []
         handle = model.vision_tower.register_forward_pre_hook(
             lambda _, args: forwards.append(len(args[0]))
         )
         apart = model.embed_multimodal(pixel_values=images, **inputs)
-        monkeypatch.setattr(model, "max_partitions_per_forward", 0)
+        monkeypatch.setattr(model, "max_cells_per_forward", 0)
         model.embed_multimodal(pixel_values=images, **inputs)
         handle.remove()
     assert forwards == [6, 3, 5, 3, 3, 3, 5]

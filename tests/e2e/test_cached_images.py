@@ -14,7 +14,7 @@ from tests.engine import ENGINE_OPTIONS, prompt
 from tests.reference import Reference
 from tests.test_metrics import counted
 from vllm_hired.engine.capture import capture
-from vllm_hired.engine.models import base
+from vllm_hired.engine.models import partitions
 from vllm_hired.layouts import image_layout
 from vllm_hired.selectors.index_tables import index_tables
 from vllm_hired.towers.observation import Quantity
@@ -86,7 +86,7 @@ def test_near_ties_between_two_encodings(
             noise = torch.rand(score.shape, generator=generator) * 2 - 1
             measured[name] = score * (1 + NOISE * noise)
 
-    monkeypatch.setattr(base, "capture", capture_with_noise)
+    monkeypatch.setattr(partitions, "capture", capture_with_noise)
     (model,) = engine.apply_model(lambda model: model)
     select = model.select
 

@@ -159,6 +159,23 @@ def test_prefix_cache_keeps_budgets_apart(llm: LLM, reference: QwenReference) ->
     assert generate(llm, other) == [reference.generate(other, "0.5", MAX_TOKENS)]
 
 
+def dummy_steps(worker: Any) -> None:
+    """As vLLM takes them to warm up, and of a rank that has nothing to do."""
+    for tokens in (1, 17, OPTIONS["max_num_batched_tokens"]):
+        worker.model_runner._dummy_run(tokens)
+
+
+def test_dummy_steps_after_a_prefill(llm: LLM, reference: QwenReference) -> None:
+    """They call the model without embedding anything, with what the last step left."""
+    request = qwen_prompt((140, 400), budget=0.4, seed=70)
+    generate(llm, request, max_tokens=1)
+    (model,) = llm.apply_model(lambda model: model)
+    assert model.hired_positions.offsets.any()
+    llm.collective_rpc(dummy_steps)
+    llm.reset_prefix_cache()
+    assert generate(llm, request) == [reference.generate(request, "0.4", MAX_TOKENS)]
+
+
 def processed(llm: LLM, request: dict[str, Any]) -> list[Any]:
     """The items of a request's images."""
     processor = llm.llm_engine.renderer.get_mm_processor()

@@ -33,10 +33,15 @@ class HiredGridInfoMixin(HiredProcessingInfoMixin):
     @property
     def pixel_limits(self) -> PixelLimits:
         """Of images of requests that set none themselves."""
-        given = self._merge_and_resolve_mm_processor_kwargs({}).get("images_kwargs", {})
-        size = self._get_vision_size(
-            given, default_size=self.get_image_processor().size
-        )
+        size = dict(self.get_image_processor().size)
+        merged = self.ctx.get_merged_mm_kwargs({})
+        for given in (merged, merged.get("images_kwargs") or {}):
+            named = {
+                "shortest_edge": given.get("min_pixels"),
+                "longest_edge": given.get("max_pixels"),
+            }
+            size |= given.get("size") or {}
+            size |= {edge: value for edge, value in named.items() if value is not None}
         return PixelLimits(size["shortest_edge"], size["longest_edge"])
 
     def most_image_tokens(self) -> int:
