@@ -103,9 +103,8 @@ def make_engine() -> MakeEngine:
 @pytest.fixture(scope="session")
 def processes() -> Iterator[Processes]:
     """`processes(STOCK, answer, ...)`: calls a function in another process."""
-    processes = Processes()
-    yield processes
-    processes.shutdown()
+    with Processes() as processes:
+        yield processes
 
 
 @pytest.fixture(scope="session")
