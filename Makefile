@@ -20,8 +20,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 demo: $(READY)
 	$(BIN)/python -m benchmarks.demo
 
-# Two processes share the tests, as tests/conftest.py groups them; slow ones come first.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+# Two processes share the tests, file by file, slow ones first.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: lint docs browser
 	$(PYTEST)

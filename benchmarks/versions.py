@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parent / "results"
 ENVIRONMENTS = {"0.31": ".venv-0.31", "0.32": ".venv", "0.33": ".venv-0.33"}
 """Release of vLLM -> its environment, as the Makefile names it."""
 
-TWO_PROCESSES = "--numprocesses 2 --dist loadgroup --no-loadscope-reorder"
+TWO_PROCESSES = "--numprocesses 2 --dist loadfile --no-loadscope-reorder"
 """How `make test` runs pytest."""
 
 PROVENANCE = (
@@ -80,11 +80,7 @@ def run_suite(python: Path, tests: Sequence[str]) -> dict[str, Any]:
         if not report.exists():
             raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
         cases = [*ElementTree.parse(report).iter("testcase")]
-    # After "@" comes the group that keeps a test with others in one process.
-    named = [
-        (f"{case.get('classname')}::{case.get('name', '').partition('@')[0]}", case)
-        for case in cases
-    ]
+    named = [(f"{case.get('classname')}::{case.get('name')}", case) for case in cases]
     failed = [
         name
         for name, case in named

@@ -117,9 +117,8 @@ def make_engine() -> MakeEngine:
 @pytest.fixture(scope="session")
 def processes() -> Iterator[Processes]:
     """`processes(STOCK, answer, ...)`: calls a function in another process."""
-    processes = Processes()
-    yield processes
-    processes.shutdown()
+    with Processes() as processes:
+        yield processes
 
 
 @pytest.fixture(scope="session")
@@ -159,11 +158,7 @@ SLOW_FIXTURES = {"make_engine", "server", "browser", "trained", "distributions"}
 a few mark themselves."""
 
 
-# Before pytest-xdist reads the groups.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is slow, and what belongs in one process where several share the
-    tests: all that uses `make_engine`, and otherwise each file."""
     end_to_end = Path(__file__).parent / "e2e"
     for item in items:
         if not isinstance(item, pytest.Function):
@@ -174,8 +169,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or end_to_end in item.path.parents
         ):
             item.add_marker(pytest.mark.slow)
-        has_engine = "make_engine" in item.fixturenames
-        group = "engines" if has_engine else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-    # So that what is left to the end is short.
+    # Where two processes share the tests, what is left to the end should be short.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

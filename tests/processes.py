@@ -1,14 +1,14 @@
 """Other processes that answer for tests: without the plugin, of two ranks, refused.
 
-A process takes vLLM some 20 seconds to start and lives until the end, so tests that
-need the same environment share one.
+A process takes vLLM some 20 seconds to start, so tests that need the same environment
+share one.
 """
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 from tests.engine import answers, kept_digest, prompt, start_engine
@@ -28,10 +28,13 @@ Run = Callable[..., Any]
 
 class Processes:
     """`processes(STOCK, answer, ...)` calls a function in the process of that
-    environment, which the first call starts."""
+    environment, which the first call starts and the end of the `with` block ends."""
 
     def __init__(self) -> None:
         self.executors: dict[str, ProcessPoolExecutor] = {}
+
+    def __enter__(self) -> Self:
+        return self
 
     def __call__(
         self, environment: dict[str, str], function: Run, *args: Any, **kwargs: Any
@@ -43,7 +46,7 @@ class Processes:
             )
             return executor.submit(function, *args, **kwargs).result()
 
-    def shutdown(self) -> None:
+    def __exit__(self, *_: object) -> None:
         for executor in self.executors.values():
             # Engines of two ranks take a minute to stop in good order.
             executor.submit(os._exit, 0)

@@ -78,21 +78,23 @@ def test_without_a_budget_everything_is_stocks(
 
 
 def test_two_ranks_keep_what_one_keeps(
-    any_checkpoint: Path, make_engine: MakeEngine, processes: Processes
+    any_checkpoint: Path, make_engine: MakeEngine
 ) -> None:
     """Tensor parallel: same indices on every rank, same greedy text."""
     llm = make_engine(any_checkpoint, hired_budget=0.2)
     alone = answers(llm, [prompt(*sizes) for sizes in IMAGES], 12)
-    pair = processes(
-        TWO_RANKS,
-        answer,
-        str(any_checkpoint),
-        REQUESTS,
-        12,
-        with_digests=True,
-        tensor_parallel_size=2,
-        hf_overrides={"hired_budget": 0.2},
-    )
+    # Ranks that wait for work keep their cores busy.
+    with Processes() as processes:
+        pair = processes(
+            TWO_RANKS,
+            answer,
+            str(any_checkpoint),
+            REQUESTS,
+            12,
+            with_digests=True,
+            tensor_parallel_size=2,
+            hf_overrides={"hired_budget": 0.2},
+        )
     (digest,) = llm.apply_model(kept_digest)
     assert pair["digests"] == [digest] * 2
     assert pair["inputs"] == alone["inputs"]
