@@ -95,29 +95,28 @@ def test_a_mixture_of_experts(
 @pytest.mark.matrix
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_two_ranks_keep_what_one_keeps(
-    make_qwen: WriteQwenCheckpoint,
-    make_engine: MakeEngine,
-    processes: Processes,
-    family: str,
+    make_qwen: WriteQwenCheckpoint, make_engine: MakeEngine, family: str
 ) -> None:
     """Tensor parallel: same cells on every rank, same greedy text."""
     checkpoint = make_qwen(family)
     llm = make_engine(checkpoint, hired_budget=0.25, **ANEW)
     asked = [qwen_prompt(*media) for media in media_of(family)]
     alone = answers(llm, asked, MAX_TOKENS)
-    pair = processes(
-        TWO_RANKS,
-        answer,
-        str(checkpoint),
-        requests(family, None),
-        MAX_TOKENS,
-        with_digests=True,
-        make=qwen_prompt,
-        digest=qwen_kept_digest,
-        tensor_parallel_size=2,
-        hf_overrides={"hired_budget": 0.25},
-        **ANEW,
-    )
+    # Ranks that wait for work keep their cores busy.
+    with Processes() as processes:
+        pair = processes(
+            TWO_RANKS,
+            answer,
+            str(checkpoint),
+            requests(family, None),
+            MAX_TOKENS,
+            with_digests=True,
+            make=qwen_prompt,
+            digest=qwen_kept_digest,
+            tensor_parallel_size=2,
+            hf_overrides={"hired_budget": 0.25},
+            **ANEW,
+        )
     (digest,) = llm.apply_model(qwen_kept_digest)
     assert pair["digests"] == [digest] * 2
     assert pair["inputs"] == alone["inputs"]
