@@ -200,6 +200,17 @@ def test_a_request_cannot_ask_for_more_than_is_planned(qwen: Path) -> None:
             front_end(IMAGE, budget=value)
 
 
+def test_the_tower_encodes_no_more_than_is_planned(qwen: Path) -> None:
+    """However few tokens of it would be kept."""
+    overrides = {"hired_budget": 0.2}
+    side = 28 if "qwen2" in qwen.name else 32
+    more = {"min_pixels": 500 * side**2, "max_pixels": 900 * side**2}
+    with pytest.raises(VLLMValidationError, match="memory is planned for"):
+        QwenFrontEnd(qwen, hf_overrides=overrides)(IMAGE, budget=0.01, **more)
+    front_end = QwenFrontEnd(qwen, hf_overrides=overrides, mm_processor_kwargs=more)
+    assert num_kept(front_end(IMAGE)) == [front_end.expected(IMAGE, "0.2", **more)]
+
+
 @pytest.mark.parametrize("key", ["patch_size", "merge_size", "temporal_patch_size"])
 def test_processor_kwargs_that_change_the_cells(
     front_end: QwenFrontEnd, key: str

@@ -1,6 +1,7 @@
 """vLLM's front end for images of any shape, whose grid HF's processor gives."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 from vllm.config.multimodal import ImageDummyOptions, MultiModalDummyOptions
@@ -30,7 +31,7 @@ config, which must say the same."""
 class HiredGridInfoMixin(HiredProcessingInfoMixin):
     """Memory is planned for the limits of pixels that the engine's processor has."""
 
-    @property
+    @cached_property
     def pixel_limits(self) -> PixelLimits:
         """Of images of requests that set none themselves."""
         size = dict(self.get_image_processor().size)
@@ -44,16 +45,20 @@ class HiredGridInfoMixin(HiredProcessingInfoMixin):
             size |= {edge: value for edge, value in named.items() if value is not None}
         return PixelLimits(size["shortest_edge"], size["longest_edge"])
 
+    @cached_property
+    def most_cells(self) -> int:
+        """A bound on such an image's cells, for which the tower's memory is planned."""
+        return most_cells(cell_side(self.get_hf_config()), self.pixel_limits)
+
     def most_image_tokens(self) -> int:
         """Two images are the largest: one of most cells, and one with the longest side,
         of which `hired_budget` cannot drop as much as it says."""
-        side, limits = cell_side(self.get_hf_config()), self.pixel_limits
-        cells = most_cells(side, limits)
-        # A row whose least count is that of the longest side that there is.
-        bound = Layout(rows=1, cols=cells, least_kept=longest_side(side, limits))
         if self.ctx.get_mm_config().enable_mm_embeds:
             # Ready-made embeddings pass through as they are.
-            return cells
+            return self.most_cells
+        side = longest_side(cell_side(self.get_hf_config()), self.pixel_limits)
+        # A row whose least count is that of the longest side that there is.
+        bound = Layout(rows=1, cols=self.most_cells, least_kept=side)
         return self.get_kept_count(bound, self.hired.max_budget).tokens
 
     def probe_layouts(self) -> list[Layout]:
@@ -62,8 +67,8 @@ class HiredGridInfoMixin(HiredProcessingInfoMixin):
 
 
 class HiredGridProcessorMixin(HiredMultiModalProcessorMixin):
-    """Counts by the grid that HF's processor gives, whatever a request's `min_pixels`
-    and `max_pixels`."""
+    """Counts by the grid that HF's processor gives with a request's `min_pixels` and
+    `max_pixels`, if they do not exceed the engine's."""
 
     info: HiredGridInfoMixin
 
@@ -99,6 +104,18 @@ class HiredGridProcessorMixin(HiredMultiModalProcessorMixin):
         return None
 
     def own_pixels(self, pixel_values: Any, layouts: Sequence[Layout]) -> Any:
-        """As they are: each image has its own patches alone."""
+        """As they are: each image has its own patches alone.
+
+        vLLM refuses images of too many tokens, which here are those that are kept. The
+        tower encodes all.
+        """
+        for layout in layouts:
+            if layout.num_cells > self.info.most_cells:
+                raise VLLMValidationError(
+                    f"an image became {layout.rows} x {layout.cols} cells, and this "
+                    f"engine's memory is planned for {self.info.most_cells}: ask for "
+                    "lower min_pixels and max_pixels in mm_processor_kwargs",
+                    parameter="mm_processor_kwargs",
+                )
         refuse_extreme_pixels([pixel_values])
         return pixel_values

@@ -15,7 +15,6 @@ from vllm_hired.engine.capture import LayerAttention, capture
 from vllm_hired.engine.inputs import item_layout
 from vllm_hired.engine.mrope import HiredMRoPEMixin, with_offsets
 from vllm_hired.layouts import Layout
-from vllm_hired.layouts.qwen_vl import cell_side, most_cells
 from vllm_hired.selectors.base import Selection
 from vllm_hired.towers.merged import cell_sums
 from vllm_hired.towers.observation import Observation, Quantity
@@ -153,7 +152,8 @@ class HiredGridModelMixin(HiredMRoPEMixin):
         if self.hired.unsupported is None:
             cells = num_mm_embeds
             if mm_kwargs is None:
-                most = self.most_cells
+                info = MULTIMODAL_REGISTRY.get_processing_info(self.model_config)
+                most = info.most_cells
                 cells = min(
                     max(num_mm_embeds, self.max_images_per_batch * most),
                     num_mm_embeds * (math.isqrt(most) + 1),
@@ -164,12 +164,6 @@ class HiredGridModelMixin(HiredMRoPEMixin):
         return super().get_mm_lora_token_counts(
             modality=modality, mm_kwargs=mm_kwargs, num_mm_embeds=num_mm_embeds
         )
-
-    @property
-    def most_cells(self) -> int:
-        """A bound on an image's cells."""
-        info = MULTIMODAL_REGISTRY.get_processing_info(self.model_config)
-        return most_cells(cell_side(self.config), info.pixel_limits)
 
 
 def qwen_attention(tower: Any, layer: int) -> LayerAttention:
