@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -27,6 +26,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     SiglipVisionConfig,
 )
+
+from benchmarks.tokenizer import byte_level_tokenizer
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() }}: "
@@ -135,15 +136,8 @@ def small(**changes: Any) -> Shape:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and the special tokens of a LLaVA or a Pixtral checkpoint."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(
-        models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[])
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    """That of a LLaVA or a Pixtral checkpoint."""
+    fast = byte_level_tokenizer(
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",

@@ -25,7 +25,8 @@ import pytest
 from vllm import LLM
 
 from benchmarks.checkpoints import small, write_checkpoint
-from benchmarks.qwen_checkpoints import small_qwen, write_qwen_checkpoint
+from benchmarks.qwen_checkpoints import write_qwen_checkpoint
+from benchmarks.qwen_configs import small_qwen
 from tests.engine import start_engine
 from tests.processes import Processes
 from tests.reference import Reference

@@ -12,7 +12,8 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from benchmarks.qwen_checkpoints import QWEN_SHAPES, write_qwen_checkpoint
+from benchmarks.qwen_checkpoints import write_qwen_checkpoint
+from benchmarks.qwen_configs import QWEN_SHAPES
 from tests.conftest import WriteQwenCheckpoint
 from tests.qwen import QwenFrontEnd
 from tests.test_plan import plan

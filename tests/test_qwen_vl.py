@@ -13,6 +13,8 @@ from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.cache import MultiModalProcessorOnlyCache
 from vllm.multimodal.encoder_budget import get_mm_max_toks_per_item
 
+from benchmarks.qwen_checkpoints import write_qwen_checkpoint
+from benchmarks.qwen_configs import small_qwen
 from tests.conftest import WriteQwenCheckpoint, expect_refusal
 from tests.engine import noise_image
 from tests.front_end import num_kept
@@ -220,11 +222,7 @@ def test_processor_kwargs_that_change_the_cells(
             front_end(IMAGE, budget=0.2, **kwargs)
 
 
-def test_a_processor_file_that_disagrees_with_the_config(
-    make_qwen: WriteQwenCheckpoint, tmp_path: Path
-) -> None:
-    from benchmarks.qwen_checkpoints import small_qwen, write_qwen_checkpoint
-
+def test_a_processor_file_that_disagrees_with_the_config(tmp_path: Path) -> None:
     folder = write_qwen_checkpoint(tmp_path, small_qwen("qwen2_5_vl"), seed=None)
     path = folder / "preprocessor_config.json"
     path.write_text(path.read_text().replace('"patch_size": 14', '"patch_size": 7'))
