@@ -162,8 +162,14 @@ def centre(image: Image, kept: int, seen: Seen) -> Rows:
     return ranked(image, kept, seen, areas(image), HALF, everywhere)
 
 
+def answer_with(site: Path, *args: Any, **options: Any) -> dict[str, list[Any]]:
+    """With what is installed in a folder."""
+    sys.path.insert(0, str(site))
+    return answer_apart(*args, **options)
+
+
 def test_the_example_package_is_installed_and_served(
-    checkpoint: Path, processes: Processes, tmp_path: Path
+    checkpoint: Path, tmp_path: Path
 ) -> None:
     """`examples/custom_selector`, as pip installs it, in an engine that finds it."""
     site = tmp_path / "site"
@@ -177,15 +183,16 @@ def test_the_example_package_is_installed_and_served(
         "hired_selector": "centre",
         "hired_centre_stretch": 2,
     }
-    environment = {"PYTHONPATH": f"{site}:{Path.cwd()}"}
-    result = processes(
-        environment,
-        answer_apart,
-        str(checkpoint),
-        [(SIZES, 0.45)],
-        MAX_TOKENS,
-        hf_overrides=overrides,
-    )
+    with Processes() as processes:
+        result = processes(
+            {},
+            answer_with,
+            site,
+            str(checkpoint),
+            [(SIZES, 0.45)],
+            MAX_TOKENS,
+            hf_overrides=overrides,
+        )
     (output,) = result["outputs"]
     given = as_answer(output["token_ids"], output["logits"])
     images = Images(Reference(checkpoint), request("1.0"))
