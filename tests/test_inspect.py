@@ -63,6 +63,7 @@ def test_keeps_what_the_engine_keeps(
         assert inspection.select(hired).tolist() == selection.cells.tolist()
 
 
+@pytest.mark.slow
 def test_the_tower_sees_what_the_servers_sees(checkpoint: Path, tmp_path: Path) -> None:
     """Files of many kinds, as a server loads them and as PIL images."""
     front_end = FrontEnd(checkpoint, dtype="float32")
@@ -259,6 +260,7 @@ def test_any_name_that_a_file_may_have(
     assert out.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_stopped_command_leaves_no_file(checkpoint: Path, tmp_path: Path) -> None:
     noise_image(100, 80).save(tmp_path / "photo.png")
     arguments = ["inspect", str(checkpoint), str(tmp_path / "photo.png")]

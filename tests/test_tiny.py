@@ -47,6 +47,7 @@ def test_held_out_is_never_shown_in_training() -> None:
     assert not seen & set(unseen)
 
 
+@pytest.mark.slow
 def test_answers_are_true() -> None:
     """Each asked again of the cards, in another way."""
     told: Counter[str] = Counter()
@@ -136,6 +137,7 @@ def test_crowds_do_not_overlap() -> None:
     assert max(counts) > 2 * MOST_CARDS
 
 
+@pytest.mark.slow
 def test_crowds_become_rarer_and_end() -> None:
     source = Samples(1, 0, 1, 400, 0, ())
     sizes = [len(source.scene(np.random.default_rng(n), n).cards) for n in range(800)]
@@ -192,6 +194,7 @@ def test_what_training_drops() -> None:
     assert of_cards.mean() == pytest.approx(cards, abs=0.05)
 
 
+@pytest.mark.slow
 def test_even_dropping_does_not_know_the_cards() -> None:
     source = Samples(3, 0, 1, 0, 0, ())
     rng = np.random.default_rng(0)

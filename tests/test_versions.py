@@ -32,6 +32,7 @@ def test_kernels_are_as_they_were_built() -> None:
         assert base64.urlsafe_b64encode(digest).decode().rstrip("=") == file.hash.value
 
 
+@pytest.mark.slow
 def test_outcomes_of_releases_are_kept_beside_each_other(tmp_path: Path) -> None:
     (tmp_path / "test_four.py").write_text(
         "import pytest\n"
