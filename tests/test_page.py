@@ -15,7 +15,7 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import ARCHITECTURES, WriteCheckpoint
 from vllm_hired.config import SETTINGS, HiredConfig
@@ -68,9 +68,15 @@ def open_page(
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: problems.append(request.url))
     page.goto(out.as_uri())
+    wait_until_drawn(page)
     # Nothing but the file itself and pictures inside it.
     assert [p for p in problems if p != out.as_uri() and p[:5] != "data:"] == []
     return page
+
+
+def wait_until_drawn(page: Page) -> None:
+    """What Python chose is unpacked after the page has loaded."""
+    expect(page.locator("#count-kept")).not_to_be_empty()
 
 
 def selected(inspection: Inspection, **settings: object) -> torch.Tensor:
@@ -258,6 +264,7 @@ def test_by_keyboard(browser: Browser, checkpoint: Path, tmp_path: Path) -> None
     assert "Nothing is dropped" in shown(page, "count-note")
     page.wait_for_url(re.compile("#budget=100&alpha=0&"))
     page.reload()
+    wait_until_drawn(page)
     assert shown(page, "budget-value") == "100%"
     page.locator("#thumbnail-panel canvas").focus()
     page.keyboard.press("ArrowLeft")
