@@ -333,6 +333,7 @@ def test_a_name_cannot_end_the_script(
     (tmp_path / "page.html").write_text(render_page(inspection, [hired]))
     page = browser.new_page()
     page.goto((tmp_path / "page.html").as_uri())
+    wait_until_drawn(page)
     assert page.locator("#broken").count() == 0
     assert name in page.locator("header").inner_text()
     page.close()
