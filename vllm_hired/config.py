@@ -1,15 +1,20 @@
 """The settings of HiRED: read once from the HF config, validated, immutable."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
 
 from vllm_hired.errors import PREFIX, HiredConfigError
 from vllm_hired.selectors import read_method, selector_names
 from vllm_hired.towers import TOWERS, tower_of, tower_type
+from vllm_hired.values import (
+    read_budget,
+    read_fraction,
+    read_layer,
+    read_name,
+    read_token_cap,
+)
 
 OBSTACLE = "_hired_obstacle"
 """Attribute of an HF config, by which every process of an engine learns why no budget
@@ -77,21 +82,21 @@ class HiredConfig:
             )
         # A tower that HiRED cannot use may have no layers to count.
         layers = [] if unsupported else ranking_layers(hf_config)
-        selector = _read_name(
+        selector = read_name(
             "hired_selector", given.get("hired_selector", "hired"), selector_names()
         )
         own = {key: value for key, value in given.items() if key not in SETTINGS}
         return cls(
             budget=budget,
             max_budget=max_budget,
-            token_cap=_read_token_cap(given.get("hired_token_cap")),
-            alpha=_read_fraction(
+            token_cap=read_token_cap(given.get("hired_token_cap")),
+            alpha=read_fraction(
                 "hired_alpha", given.get("hired_alpha", 0.5), "a number in [0, 1]"
             ),
-            init_layer=_read_layer("hired_init_layer", given, 0, layers),
-            final_layer=_read_layer("hired_final_layer", given, -1, layers),
+            init_layer=read_layer("hired_init_layer", given, 0, layers),
+            final_layer=read_layer("hired_final_layer", given, -1, layers),
             selector=selector,
-            attention=_read_name(
+            attention=read_name(
                 "hired_attention",
                 given.get("hired_attention", tower_of(hf_config).attention),
                 ATTENTIONS,
@@ -267,63 +272,3 @@ def unsupported_tower(hf_config: Any) -> tuple[str, object, str] | None:
             "no layer of the vision tower runs, so there is no attention to read",
         )
     return None
-
-
-def read_budget(value: object, setting: str = "hired_budget") -> Fraction:
-    """A budget rate as the decimal that the user wrote, exactly.
-
-    Raises:
-        HiredConfigError: not a number in (0, 1].
-    """
-    allowed = "a number in (0, 1]"
-    budget = _read_fraction(setting, value, allowed)
-    if budget == 0:
-        raise HiredConfigError(setting, value, allowed)
-    return budget
-
-
-def _read_name(setting: str, value: object, names: Sequence[str]) -> str:
-    if isinstance(value, str) and value in names:
-        return value
-    near = get_close_matches(str(value), names, n=len(names), cutoff=0.5)
-    ordered = [*near, *(name for name in names if name not in near)]
-    raise HiredConfigError(setting, value, f"it must be one of {', '.join(ordered)}")
-
-
-def _read_fraction(setting: str, value: object, allowed: str) -> Fraction:
-    if isinstance(value, Fraction):
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise HiredConfigError(setting, value, allowed)
-    if not math.isfinite(value) or not 0 <= value <= 1:
-        raise HiredConfigError(setting, value, allowed)
-    # str(float()) and not value: a numpy float prints its type too.
-    return Fraction(str(float(value)))
-
-
-def _read_token_cap(value: object) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise HiredConfigError("hired_token_cap", value, "a whole number from 1 up")
-    return value
-
-
-def _read_layer(
-    setting: str, given: dict[str, Any], default: int, layers: Sequence[int]
-) -> int:
-    """One of `layers`; by default that at the place `default` among them."""
-    if setting not in given:
-        return layers[default] if layers else default
-    value = given[setting]
-    if isinstance(value, bool) or not isinstance(value, int) or value not in layers:
-        consecutive = [*layers] == [*range(len(layers))]
-        raise HiredConfigError(
-            setting,
-            value,
-            f"the vision tower runs layers 0 to {len(layers) - 1} "
-            "(vision_feature_layer decides which is the last)"
-            if consecutive
-            else f"its layers with full attention are {', '.join(map(str, layers))}",
-        )
-    return value

@@ -30,7 +30,7 @@ from vllm.multimodal.processing import (
     TimingContext,
 )
 
-from vllm_hired.config import read_budget, setting_keys
+from vllm_hired.config import setting_keys
 from vllm_hired.engine.contract import contract_problem
 from vllm_hired.engine.inputs import input_layouts, item_layout
 from vllm_hired.engine.metrics import metrics
@@ -44,6 +44,7 @@ from vllm_hired.layouts import ImageSizeError, Layout
 from vllm_hired.selectors import SELECTORS, make_selector
 from vllm_hired.selectors.probe import needs_problem, probe_problem
 from vllm_hired.towers import tower_type
+from vllm_hired.values import read_budget
 
 # Under "vllm", where vLLM has set up its handlers.
 logger = init_logger(f"vllm.{__name__}")
