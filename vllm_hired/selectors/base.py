@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from vllm_hired.budget import split_thumbnail
 from vllm_hired.layouts.base import Layout
@@ -30,6 +31,10 @@ class Selection:
 
     cells: Tensor
     rows: Tensor | None = None
+
+    def rows_of(self, features: Tensor) -> Tensor:
+        """`[K, D]` of the features `[P * N, D]` of all cells of the image."""
+        return features[self.cells] if self.rows is None else self.rows
 
 
 class Selector(ABC):
@@ -76,7 +81,7 @@ class Selector(ABC):
     ) -> Iterator[Selection]:
         """`select` for each of several counts of the same image.
 
-        A greedy method overrides it, since one order of its cells answers all.
+        A `GreedySelector` answers all with one order of its cells.
 
         Args:
             observation: as in `select`.
@@ -86,6 +91,29 @@ class Selector(ABC):
         """
         for kept in counts:
             yield self.select(observation, layout, kept, alpha)
+
+
+class GreedySelector(Selector):
+    """A method that takes cells one after another, so that one order of them answers
+    all counts."""
+
+    @override
+    def select(
+        self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
+    ) -> Selection:
+        (selection,) = self.select_each(observation, layout, [kept], alpha)
+        return selection
+
+    @override
+    @abstractmethod
+    def select_each(
+        self,
+        observation: Observation,
+        layout: Layout,
+        counts: Sequence[int],
+        alpha: Fraction,
+    ) -> Iterator[Selection]:
+        """Chooses as many as the largest count asks for, once."""
 
 
 class ScoreSelector(Selector):
@@ -167,9 +195,7 @@ def kept_rows(
         partitions = features.split([layout.num_partitions for layout in layouts])
         return torch.cat(
             [
-                own.flatten(0, 1)[selection.cells]
-                if selection.rows is None
-                else selection.rows
+                selection.rows_of(own.flatten(0, 1))
                 for own, selection in zip(partitions, selections, strict=True)
             ]
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from vllm_hired.layouts.base import Layout
-from vllm_hired.selectors.base import Selection, Selector
+from vllm_hired.selectors.base import GreedySelector, Selection
 from vllm_hired.selectors.index_tables import index_tables
 from vllm_hired.selectors.similarity import directions, is_finite
 from vllm_hired.towers.observation import Observation
@@ -16,7 +16,7 @@ from vllm_hired.towers.observation import Observation
 BEYOND_ANY_SIMILARITY = 2.0
 
 
-class DivPruneSelector(Selector):
+class DivPruneSelector(GreedySelector):
     """Patches as different from one another as possible, whatever is looked at.
 
     Greedy for the max-min diversity problem with the cosine distance: the first cell is
@@ -35,12 +35,6 @@ class DivPruneSelector(Selector):
 
     needs = frozenset({"features"})
     uses_alpha = False
-
-    def select(
-        self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
-    ) -> Selection:
-        (selection,) = self.select_each(observation, layout, [kept], alpha)
-        return selection
 
     @override
     def select_each(

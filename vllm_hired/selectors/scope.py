@@ -13,7 +13,12 @@ from typing_extensions import override
 from vllm_hired.budget import split_thumbnail
 from vllm_hired.layouts.base import Layout
 from vllm_hired.selectors.allocation import allocate, most_full
-from vllm_hired.selectors.base import Selection, Selector, in_sequence, partition_quota
+from vllm_hired.selectors.base import (
+    GreedySelector,
+    Selection,
+    in_sequence,
+    partition_quota,
+)
 from vllm_hired.selectors.index_tables import index_tables
 from vllm_hired.selectors.partitions import first_of
 from vllm_hired.selectors.settings import number
@@ -22,7 +27,7 @@ from vllm_hired.towers.observation import Observation
 
 
 @dataclass(frozen=True)
-class ScopeSelector(Selector):
+class ScopeSelector(GreedySelector):
     """Patches that together cover the image's content, the salient ones first.
 
     A set `S` of cells covers its partition by `sum over cells j of max(0, max over i in
@@ -49,12 +54,6 @@ class ScopeSelector(Selector):
     alpha: float = number(
         1.0, low=0.0, high=10.0, about="How much [CLS] attention weighs in SCOPE."
     )
-
-    def select(
-        self, observation: Observation, layout: Layout, kept: int, alpha: Fraction
-    ) -> Selection:
-        (selection,) = self.select_each(observation, layout, [kept], alpha)
-        return selection
 
     @override
     def select_each(
