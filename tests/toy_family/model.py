@@ -9,8 +9,10 @@ from tests.toy_family.upstream import (
     LlavaPairProcessingInfo,
 )
 from vllm_hired.engine.models.partitions import HiredPartitionsModelMixin
-from vllm_hired.engine.partitions import HiredPartitionsProcessorMixin
-from vllm_hired.engine.processing_info import HiredPartitionsInfoMixin
+from vllm_hired.engine.partitions import (
+    HiredPartitionsInfoMixin,
+    HiredPartitionsProcessorMixin,
+)
 
 
 class HiredLlavaPairProcessingInfo(HiredPartitionsInfoMixin, LlavaPairProcessingInfo):

@@ -25,6 +25,7 @@ from vllm.config import VllmConfig
 from vllm.model_executor.models.interfaces import SupportsMRoPE
 from vllm.multimodal.inputs import MultiModalFeatureSpec
 
+from vllm_hired.engine.inputs import item_layout
 from vllm_hired.engine.models.base import HiredModelMixin
 
 COLUMNS = 4
@@ -142,7 +143,7 @@ class HiredMRoPEMixin(HiredModelMixin, SupportsMRoPE):
                 same += range(len(tokens), len(tokens) + len(unchanged))
                 tokens += unchanged
                 same += [len(tokens)] * place.length
-                length = self._num_cells(feature)
+                length = item_layout(self.config, feature.data).num_cells
                 tokens += input_tokens[place.offset : place.offset + 1] * length
                 done = place.offset + place.length
             moved = replace(place, offset=place.offset + added, length=length)
@@ -153,10 +154,6 @@ class HiredMRoPEMixin(HiredModelMixin, SupportsMRoPE):
         positions, delta = super().get_mrope_input_positions(tokens, features)
         # A delta leads from the number of tokens to the position after them.
         return positions[:, torch.tensor(same, dtype=torch.int64)], delta + added
-
-    def _num_cells(self, image: MultiModalFeatureSpec) -> int:
-        unit = self.config.vision_config.spatial_merge_size**2
-        return int(image.data["image_grid_thw"].data.prod()) // unit
 
     @override
     def embed_input_ids(

@@ -1,9 +1,10 @@
 """vLLM's front end: request -> budget -> `K` placeholders, `num_kept` with the image.
 
-Mixins over upstream's processor, one the same for every architecture and one for those
-whose images become partitions of one size; `engine.models` puts them together.
+A mixin over upstream's processor, the same for every architecture. `engine.partitions`
+and `engine.grids` say what differs; `engine.models` puts them together.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -278,20 +279,20 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             for update in updates
         ]
 
+    @abstractmethod
     def refuse_kwargs(self, kwargs: Mapping[str, object]) -> None:
         """Raises `VLLMValidationError` for processor kwargs of a request that cannot be
         had while tokens are dropped, before HF's processor spends time on them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def file_problem(self) -> tuple[str, object, str] | None:
         """Where the checkpoint's processor and its config.json disagree, as the
         arguments of a `HiredConfigError`, or None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def own_pixels(self, pixel_values: Any, layouts: Sequence[Layout]) -> Any:
         """HF's `pixel_values` of a prompt's images, those of each its own alone.
 
         Raises:
             VLLMValidationError: pixels that the tower cannot encode.
         """
-        raise NotImplementedError

@@ -1,7 +1,8 @@
 """vLLM's worker side: pixels -> kept embeddings. The same for every architecture."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,8 +17,11 @@ from vllm_hired.engine.inputs import input_layouts
 from vllm_hired.errors import HiredConfigError
 from vllm_hired.layouts import Layout
 from vllm_hired.selectors import SELECTORS, make_selector
+from vllm_hired.selectors.base import Selection
 from vllm_hired.selectors.probe import GuardedSelector
 from vllm_hired.towers import tower_of
+from vllm_hired.towers.observation import Observation, Quantity
+from vllm_hired.towers.reading import Reading, readings_for
 
 # Under "vllm", where vLLM has set up its handlers.
 logger = init_logger(f"vllm.{__name__}")
@@ -27,7 +31,8 @@ class HiredModelMixin(SupportsMultiModal):
     """Gives as many embeddings for an image as it is to keep.
 
     Images that carry `num_kept` give that many; all others take upstream's way
-    untouched. How a family's tower is run and read is up to `_pick` and `_embed_kept`.
+    untouched. How a family's tower is run and read is up to `observe`, `_pick` and
+    `_embed_kept`.
     """
 
     @override
@@ -93,10 +98,46 @@ class HiredModelMixin(SupportsMultiModal):
             assert len(embeddings[image]) == count, (embeddings[image].shape, count)
         return [embeddings[image] for image in range(len(counts))]
 
+    def select(
+        self, images: Any, layouts: list[Layout], counts: list[int]
+    ) -> tuple[Any, list[Selection]]:
+        """Encodes images in one tower forward and chooses the cells to keep.
+
+        Args:
+            images: as `observe` takes them.
+            layouts: per image.
+            counts: `K` per image.
+
+        Returns:
+            features as `observe` gives them, and a selection per image.
+        """
+        features, observations = self.observe(images, layouts)
+        return features, [
+            self.selector.select(observation, layout, count, self.hired.alpha)
+            for observation, layout, count in zip(
+                observations, layouts, counts, strict=True
+            )
+        ]
+
+    def _wanted(self) -> tuple[Collection[Quantity], dict[Quantity, Reading]]:
+        """What the selector needs to see, and how to get it of the tower's layers."""
+        needs = self.selector.needs_on(self.tower_kind)
+        return needs, readings_for(
+            needs, self.hired.attention, self.hired.init_layer, self.hired.final_layer
+        )
+
+    @abstractmethod
+    def observe(
+        self, images: Any, layouts: list[Layout]
+    ) -> tuple[Any, list[Observation]]:
+        """Features of one tower forward, and per image what the selector needs to see
+        of it."""
+
+    @abstractmethod
     def _pick(self, inputs: Mapping[str, Any], images: Sequence[int]) -> dict[str, Any]:
         """Of the processed inputs of a batch of images those of some."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _embed_kept(
         self, inputs: dict[str, Any], layouts: list[Layout], counts: list[int]
     ) -> Sequence[Tensor]:
@@ -107,7 +148,6 @@ class HiredModelMixin(SupportsMultiModal):
             layouts: per image.
             counts: `K` per image.
         """
-        raise NotImplementedError
 
     def _forwards(self, layouts: list[Layout]) -> Iterator[slice]:
         """Consecutive images that share a tower forward: at least one, and together

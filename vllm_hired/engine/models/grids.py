@@ -15,10 +15,8 @@ from vllm_hired.engine.capture import LayerAttention, capture
 from vllm_hired.engine.inputs import item_layout
 from vllm_hired.engine.mrope import HiredMRoPEMixin, with_offsets
 from vllm_hired.layouts import Layout
-from vllm_hired.selectors.base import Selection
 from vllm_hired.towers.merged import cell_sums
 from vllm_hired.towers.observation import Observation, Quantity
-from vllm_hired.towers.reading import readings_for
 
 _ATTENTION = (
     *("attn", "num_attention_heads_per_partition"),
@@ -81,45 +79,28 @@ class HiredGridModelMixin(HiredMRoPEMixin):
             for own, selection, layout in zip(
                 features, selections, layouts[part], strict=True
             ):
-                cells, rows = selection.cells, selection.rows
-                rows = own[cells] if rows is None else rows
-                kept.append(with_offsets(rows, cells, layout.cols))
+                rows = selection.rows_of(own)
+                kept.append(with_offsets(rows, selection.cells, layout.cols))
         return kept
 
-    def select(
-        self, inputs: dict[str, Any], layouts: list[Layout], counts: list[int]
-    ) -> tuple[list[Tensor], list[Selection]]:
-        """Encodes images in one tower forward and chooses the cells to keep.
+    def observe(
+        self, images: dict[str, Any], layouts: list[Layout]
+    ) -> tuple[list[Tensor], list[Observation]]:
+        """Encodes images in one tower forward.
 
         Args:
-            inputs: processed, as upstream's `embed_multimodal` takes them.
+            images: processed, as upstream's `embed_multimodal` takes them.
             layouts: per image.
-            counts: `K` per image.
 
         Returns:
-            per image features `[N, D]`, and a selection.
+            features `[N, D]` of each image, and what the selector needs to see of it.
         """
-        features, observations = self.observe(inputs, layouts)
-        return features, [
-            self.selector.select(observation, layout, count, self.hired.alpha)
-            for observation, layout, count in zip(
-                observations, layouts, counts, strict=True
-            )
-        ]
-
-    def observe(
-        self, inputs: dict[str, Any], layouts: list[Layout]
-    ) -> tuple[list[Tensor], list[Observation]]:
-        """Features `[N, D]` of each image, and what the selector needs to see of it."""
-        needs = self.selector.needs_on(self.tower_kind)
-        readings = readings_for(
-            needs, self.hired.attention, self.hired.init_layer, self.hired.final_layer
-        )
+        needs, readings = self._wanted()
         vision = self.config.vision_config
         unit = vision.spatial_merge_size**2
         patches = [layout.num_cells * unit for layout in layouts]
         with capture(self.visual, readings, qwen_attention, patches) as measured:
-            features = list(super().embed_multimodal(**inputs))
+            features = list(super().embed_multimodal(**images))
         split = {name: values.split(patches, 1) for name, values in measured.items()}
         window = window_side(vision)
 

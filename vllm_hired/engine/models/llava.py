@@ -12,8 +12,10 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.processing import InputProcessingContext
 
 from vllm_hired.engine.models.partitions import HiredPartitionsModelMixin
-from vllm_hired.engine.partitions import HiredPartitionsProcessorMixin
-from vllm_hired.engine.processing_info import HiredPartitionsInfoMixin
+from vllm_hired.engine.partitions import (
+    HiredPartitionsInfoMixin,
+    HiredPartitionsProcessorMixin,
+)
 
 
 class HiredLlavaProcessingInfo(HiredPartitionsInfoMixin, LlavaProcessingInfo):

@@ -9,8 +9,10 @@ from vllm.model_executor.models.llava_next import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vllm_hired.engine.models.partitions import HiredPartitionsModelMixin
-from vllm_hired.engine.partitions import HiredPartitionsProcessorMixin
-from vllm_hired.engine.processing_info import HiredPartitionsInfoMixin
+from vllm_hired.engine.partitions import (
+    HiredPartitionsInfoMixin,
+    HiredPartitionsProcessorMixin,
+)
 
 
 class HiredLlavaNextProcessingInfo(HiredPartitionsInfoMixin, LlavaNextProcessingInfo):

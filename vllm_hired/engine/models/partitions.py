@@ -13,9 +13,9 @@ from vllm_hired.engine.capture import capture
 from vllm_hired.engine.inputs import item_layout
 from vllm_hired.engine.models.base import HiredModelMixin
 from vllm_hired.layouts import Layout, image_layout, largest_image_sizes
-from vllm_hired.selectors.base import Selection, kept_rows
+from vllm_hired.selectors.base import kept_rows
 from vllm_hired.towers.observation import Observation
-from vllm_hired.towers.reading import observations, readings_for
+from vllm_hired.towers.reading import observations
 
 
 class HiredPartitionsModelMixin(HiredModelMixin):
@@ -89,38 +89,20 @@ class HiredPartitionsModelMixin(HiredModelMixin):
             rows.append(kept_rows(features, selections, layouts[images]))
         return self.multi_modal_projector(torch.cat(rows)).split(counts)
 
-    def select(
-        self, pixel_values: list[Tensor], layouts: list[Layout], counts: list[int]
-    ) -> tuple[Tensor, list[Selection]]:
-        """Encodes images in one tower forward and chooses the cells to keep.
+    def observe(
+        self, images: list[Tensor], layouts: list[Layout]
+    ) -> tuple[Tensor, list[Observation]]:
+        """Encodes images in one tower forward.
 
         Args:
-            pixel_values: per image `[P, 3, H, W]`, or `[3, H, W]` where P is 1.
+            images: per image pixels `[P, 3, H, W]`, or `[3, H, W]` where P is 1.
             layouts: per image.
-            counts: `K` per image.
 
         Returns:
-            features `[sum of P, N, D]`, and a selection per image.
+            features `[sum of P, N, D]`, and per image what the selector needs to see.
         """
-        features, observations = self.observe(pixel_values, layouts)
-        selections = [
-            self.selector.select(observation, layout, count, self.hired.alpha)
-            for observation, layout, count in zip(
-                observations, layouts, counts, strict=True
-            )
-        ]
-        return features, selections
-
-    def observe(
-        self, pixel_values: list[Tensor], layouts: list[Layout]
-    ) -> tuple[Tensor, list[Observation]]:
-        """Features `[sum of P, N, D]` of one tower forward, and per image what the
-        selector needs to see of it."""
-        partitions = [image.view(-1, *image.shape[-3:]) for image in pixel_values]
-        needs = self.selector.needs_on(self.tower_kind)
-        readings = readings_for(
-            needs, self.hired.attention, self.hired.init_layer, self.hired.final_layer
-        )
+        partitions = [image.view(-1, *image.shape[-3:]) for image in images]
+        needs, readings = self._wanted()
         with capture(self.vision_tower, readings) as measured:
             features = self._image_pixels_to_features(
                 self.vision_tower, torch.cat(partitions)

@@ -28,6 +28,17 @@ from vllm_hired.engine.grids import HiredGridInfoMixin, HiredGridProcessorMixin
 from vllm_hired.engine.models.grids import HiredGridModelMixin
 
 
+class HiredQwenVLMixin(HiredGridModelMixin):
+    # vLLM caches what it learns of a class by this file's hash, not its base's.
+    supports_multimodal = True
+    supports_mrope = True
+    supports_pp = True
+    supports_lora = True
+    supports_tower_connector_lora = True
+    supports_encoder_tp_data = True
+    supports_mm_device_do_normalize = True
+
+
 class HiredQwen2VLProcessingInfo(HiredGridInfoMixin, Qwen2VLProcessingInfo):
     pass
 
@@ -44,16 +55,9 @@ class HiredQwen2VLMultiModalProcessor(
     dummy_inputs=Qwen2VLDummyInputsBuilder,
 )
 class HiredQwen2VLForConditionalGeneration(
-    HiredGridModelMixin, Qwen2VLForConditionalGeneration
+    HiredQwenVLMixin, Qwen2VLForConditionalGeneration
 ):
-    # vLLM caches what it learns of a class by this file's hash, not its base's.
-    supports_multimodal = True
-    supports_mrope = True
-    supports_pp = True
-    supports_lora = True
-    supports_tower_connector_lora = True
-    supports_encoder_tp_data = True
-    supports_mm_device_do_normalize = True
+    pass
 
 
 class HiredQwen2_5_VLProcessingInfo(HiredGridInfoMixin, Qwen2_5_VLProcessingInfo):
@@ -72,15 +76,8 @@ class HiredQwen2_5_VLMultiModalProcessor(
     dummy_inputs=Qwen2_5_VLDummyInputsBuilder,
 )
 class HiredQwen2_5_VLForConditionalGeneration(
-    HiredGridModelMixin, Qwen2_5_VLForConditionalGeneration
+    HiredQwenVLMixin, Qwen2_5_VLForConditionalGeneration
 ):
-    supports_multimodal = True
-    supports_mrope = True
-    supports_pp = True
-    supports_lora = True
-    supports_tower_connector_lora = True
-    supports_encoder_tp_data = True
-    supports_mm_device_do_normalize = True
     supports_multimodal_pruning = True
 
 
@@ -100,15 +97,8 @@ class HiredQwen3VLMultiModalProcessor(
     dummy_inputs=Qwen3VLDummyInputsBuilder,
 )
 class HiredQwen3VLForConditionalGeneration(
-    HiredGridModelMixin, Qwen3VLForConditionalGeneration
+    HiredQwenVLMixin, Qwen3VLForConditionalGeneration
 ):
-    supports_multimodal = True
-    supports_mrope = True
-    supports_pp = True
-    supports_lora = True
-    supports_tower_connector_lora = True
-    supports_encoder_tp_data = True
-    supports_mm_device_do_normalize = True
     supports_multimodal_pruning = True
     supported_video_pruning_methods = ("evs", "vidcom2")
 
@@ -123,15 +113,8 @@ class HiredQwen3VLMoeProcessingInfo(HiredGridInfoMixin, Qwen3VLMoeProcessingInfo
     dummy_inputs=Qwen3VLDummyInputsBuilder,
 )
 class HiredQwen3VLMoeForConditionalGeneration(
-    HiredGridModelMixin, Qwen3VLMoeForConditionalGeneration
+    HiredQwenVLMixin, Qwen3VLMoeForConditionalGeneration
 ):
-    supports_multimodal = True
-    supports_mrope = True
-    supports_pp = True
-    supports_lora = True
-    supports_tower_connector_lora = True
-    supports_encoder_tp_data = True
-    supports_mm_device_do_normalize = True
     supports_multimodal_pruning = True
     supported_video_pruning_methods = ("evs", "vidcom2")
     is_3d_moe_weight = True
