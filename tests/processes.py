@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from typing import Any, Self
 from unittest import mock
 
-from tests.engine import answers, kept_digest, prompt, start_engine
+from tests.engine import answers, prompt, start_engine
 
 STOCK = {"VLLM_PLUGINS": ""}
 TWO_RANKS = {
@@ -57,17 +57,16 @@ def answer(
     model: str,
     requests: list[tuple[Any, float | None]],
     max_tokens: int = 4,
-    with_digests: bool = False,
     make: Callable[..., dict[str, Any]] = prompt,
-    digest: Callable[[Any], list[int]] = kept_digest,
+    digest: Callable[[Any], list[int]] | None = None,
     **options: Any,
 ) -> dict[str, list[Any]]:
     """`tests.engine.answers` of a new engine to requests of noise images, made by
-    `make`; digests are what each of its workers keeps of one image."""
+    `make`; and `digests`, what `digest` gives of each worker's model."""
     llm = start_engine(model, **options)
     prompts = [make(*media, budget=budget) for media, budget in requests]
     found = answers(llm, prompts, max_tokens)
-    if with_digests:
+    if digest is not None:
         found["digests"] = llm.apply_model(digest)
     return found
 

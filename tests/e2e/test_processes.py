@@ -91,7 +91,7 @@ def test_two_ranks_keep_what_one_keeps(
             str(any_checkpoint),
             REQUESTS,
             12,
-            with_digests=True,
+            digest=kept_digest,
             tensor_parallel_size=2,
             hf_overrides={"hired_budget": 0.2},
         )

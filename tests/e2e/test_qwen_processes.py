@@ -104,7 +104,6 @@ def test_two_ranks_keep_what_one_keeps(
             str(checkpoint),
             requests(family, None),
             MAX_TOKENS,
-            with_digests=True,
             make=qwen_prompt,
             digest=qwen_kept_digest,
             tensor_parallel_size=2,

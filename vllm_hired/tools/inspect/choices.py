@@ -27,6 +27,7 @@ from vllm_hired.selectors import (
 from vllm_hired.selectors.base import Selector
 from vllm_hired.selectors.probe import needs_problem, probe_problem
 from vllm_hired.tools.inspect.tower import Inspection
+from vllm_hired.towers import tower_type
 
 BUDGETS = tuple(
     Fraction(percent, 100)
@@ -132,8 +133,7 @@ def usable_selector(name: str, inspection: Inspection, hired: HiredConfig) -> Se
     Raises:
         HiredConfigError: an engine would refuse it.
     """
-    tower_type = inspection.hf_config.vision_config.model_type
-    problem = needs_problem(name, tower_type, hired.attention)
+    problem = needs_problem(name, tower_type(inspection.hf_config), hired.attention)
     selector = make_selector(name, hired.method if name == hired.selector else ())
     if problem is None and name not in SELECTORS:
         broken = probe_problem(selector, [inspection.layout], hired.alpha)

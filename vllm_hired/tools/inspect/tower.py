@@ -23,7 +23,7 @@ from vllm_hired.selectors import make_selector
 from vllm_hired.selectors.base import Selector
 from vllm_hired.selectors.probe import needs_problem
 from vllm_hired.tools.checkpoint import CheckpointError, read_config
-from vllm_hired.towers import TOWERS, tower_of
+from vllm_hired.towers import TOWERS, tower_of, tower_type
 from vllm_hired.towers.observation import QUANTITIES, Observation
 from vllm_hired.towers.reading import observations, readings_for
 
@@ -71,7 +71,7 @@ class Inspection:
 
     def seen_by(self, selector: Selector) -> Observation:
         """What an engine observes for a method, and nothing else."""
-        needs = selector.needs_on(TOWERS[self.hf_config.vision_config.model_type])
+        needs = selector.needs_on(tower_of(self.hf_config))
         seen = self.observation.quantities.items()
         return Observation(
             self.observation.device,
@@ -102,9 +102,7 @@ def inspect_image(
             f"{model}: inspect cannot show the family {hf_config.model_type}"
         )
     hired = HiredConfig.from_hf_config(with_settings(hf_config, settings))
-    problem = needs_problem(
-        hired.selector, hf_config.vision_config.model_type, hired.attention
-    )
+    problem = needs_problem(hired.selector, tower_type(hf_config), hired.attention)
     if problem is not None:
         raise HiredConfigError(*problem)
     layout = image_layout(hf_config, image.height, image.width)
@@ -118,7 +116,7 @@ def inspect_image(
         torch.tensor(values).view(3, 1, 1)
         for values in (processor.image_mean, processor.image_std)
     )
-    has_cls = TOWERS[hf_config.vision_config.model_type].has_cls
+    has_cls = tower_of(hf_config).has_cls
     # Without [CLS] there is no other attention to show.
     hired = replace(hired, attention=hired.attention if has_cls else "received")
     return Inspection(
