@@ -76,6 +76,16 @@ def start_engine(model: str, **changes: Any) -> LLM:
     return llm
 
 
+def processed(llm: LLM, request: dict[str, Any]) -> Any:
+    """What an engine's front end makes of a request."""
+    processor = llm.llm_engine.renderer.get_mm_processor()
+    return processor(
+        request["prompt"],
+        processor.info.parse_mm_data(request.get("multi_modal_data", {})),
+        hf_processor_mm_kwargs=request.get("mm_processor_kwargs"),
+    )
+
+
 def answers(
     llm: LLM, requests: list[dict[str, Any]], max_tokens: int
 ) -> dict[str, list[Any]]:
@@ -85,15 +95,7 @@ def answers(
         `inputs`: hashes and placeholders; `outputs`: completions with all logits, or
         the embeddings of a pooling engine.
     """
-    processor = llm.llm_engine.renderer.get_mm_processor()
-    inputs = [
-        processor(
-            request["prompt"],
-            processor.info.parse_mm_data(request.get("multi_modal_data", {})),
-            hf_processor_mm_kwargs=request.get("mm_processor_kwargs"),
-        )
-        for request in requests
-    ]
+    inputs = [processed(llm, request) for request in requests]
     found: dict[str, list[Any]] = {
         "inputs": [(each["mm_hashes"], each["mm_placeholders"]) for each in inputs]
     }

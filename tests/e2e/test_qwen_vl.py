@@ -9,7 +9,7 @@ from vllm import LLM, SamplingParams
 
 from tests.conftest import MakeEngine, WriteQwenCheckpoint
 from tests.e2e.test_generation import MAX_TOKENS, generate
-from tests.engine import ENGINE_OPTIONS
+from tests.engine import ENGINE_OPTIONS, processed
 from tests.qwen import kept_count, qwen_prompt
 from tests.qwen_reference import QwenReference
 from vllm_hired.budget import kept_count as package_count
@@ -94,7 +94,7 @@ def test_equals_hf_fed_what_is_to_be_kept(
     whole = {
         r.length
         for _, request in asked
-        for ranges in placeholders(llm, request).values()
+        for ranges in processed(llm, request)["mm_placeholders"].values()
         for r in ranges
     }
     assert lengths - whole, "no image was cut"
@@ -102,17 +102,6 @@ def test_equals_hf_fed_what_is_to_be_kept(
     llm.reset_prefix_cache()
     for answer, (_, request) in zip(expected, asked, strict=True):
         assert generate(llm, request) == [answer]
-
-
-def placeholders(llm: LLM, request: dict[str, Any]) -> dict[str, Any]:
-    processor = llm.llm_engine.renderer.get_mm_processor()
-    inputs = processor(
-        request["prompt"],
-        processor.info.parse_mm_data(request.get("multi_modal_data", {})),
-        hf_processor_mm_kwargs=request.get("mm_processor_kwargs", {}),
-    )
-    found: dict[str, Any] = inputs["mm_placeholders"]
-    return found
 
 
 def test_an_error_in_the_positions_is_seen(
@@ -176,15 +165,9 @@ def test_dummy_steps_after_a_prefill(llm: LLM, reference: QwenReference) -> None
     assert generate(llm, request) == [reference.generate(request, "0.4", MAX_TOKENS)]
 
 
-def processed(llm: LLM, request: dict[str, Any]) -> list[Any]:
-    """The items of a request's images."""
-    processor = llm.llm_engine.renderer.get_mm_processor()
-    inputs = processor(
-        request["prompt"],
-        processor.info.parse_mm_data(request["multi_modal_data"]),
-        hf_processor_mm_kwargs=request.get("mm_processor_kwargs", {}),
-    )
-    items: list[Any] = inputs["mm_kwargs"]["image"]
+def items_of(llm: LLM, request: dict[str, Any]) -> list[Any]:
+    """Of a request's images."""
+    items: list[Any] = processed(llm, request)["mm_kwargs"]["image"]
     return items
 
 
@@ -201,7 +184,7 @@ def test_what_is_kept_is_the_top_of_hfs_attention(
     """Of images of several shapes in one forward of the tower: cells, attention and
     features, in the image's own order."""
     request = qwen_prompt((448, 616), (900, 40), (120, 500), budget=0.3)
-    items = processed(llm, request)
+    items = items_of(llm, request)
     (model,) = llm.apply_model(lambda model: model)
     layouts = [item_layout(model.config, item) for item in items]
     counts = [int(item["num_kept"].data) for item in items]
@@ -231,7 +214,7 @@ def test_images_whole_and_pruned_in_one_call_under_a_bound(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In their order, in as many forwards of the tower as memory was planned for."""
-    items = processed(
+    items = items_of(
         llm, qwen_prompt((448, 616), (300, 200), (120, 500), budget=0.3, seed=9)
     )
     (model,) = llm.apply_model(lambda model: model)
@@ -270,7 +253,7 @@ def test_every_selector_keeps_its_count(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Methods that look at features and keys, and those that combine rows, too."""
-    (item,) = processed(llm, qwen_prompt((448, 300), budget=0.3, seed=3))
+    (item,) = items_of(llm, qwen_prompt((448, 300), budget=0.3, seed=3))
     (model,) = llm.apply_model(lambda model: model)
     layout = item_layout(model.config, item)
     count = int(item["num_kept"].data)

@@ -100,6 +100,17 @@ class Server:
         return int(body["usage"]["prompt_tokens"])
 
 
+def expected_counters(kept: list[int], stock: int) -> dict[str, float]:
+    """After images of so many kept tokens each, and of `stock` without dropping."""
+    return {
+        "images_total": len(kept),
+        "visual_tokens_kept_total": sum(kept),
+        "visual_tokens_dropped_total": stock - sum(kept),
+        "kept_tokens_per_image_count": len(kept),
+        "kept_tokens_per_image_sum": sum(kept),
+    }
+
+
 def as_url(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
@@ -194,13 +205,7 @@ def test_metrics_of_known_requests(server: Server) -> None:
     # The image that makes a prompt too long has been processed before it is refused.
     kept = [server.kept(SQUARE)] * 6 + [server.kept(WIDE), server.kept(WIDE, "0.1")]
     stock = 6 * server.stock(SQUARE) + 2 * server.stock(WIDE)
-    assert server.counters() == {
-        "images_total": len(kept),
-        "visual_tokens_kept_total": sum(kept),
-        "visual_tokens_dropped_total": stock - sum(kept),
-        "kept_tokens_per_image_count": len(kept),
-        "kept_tokens_per_image_sum": sum(kept),
-    }
+    assert server.counters() == expected_counters(kept, stock)
 
 
 def test_the_dashboard_asks_for_what_the_server_shows(server: Server) -> None:
