@@ -154,7 +154,7 @@ def test_budgets_are_the_decimals_that_the_user_wrote() -> None:
     assert kept_count(layout, Fraction("1e-9"), None).tokens == 1
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.data())
 def test_allocation_is_exact_and_equals_the_oracle(data: st.DataObject) -> None:
     tiles = data.draw(st.integers(0, 9))
@@ -216,7 +216,7 @@ def check_selection(case: Case, rho: str, alpha: str, seed: int, levels: int) ->
     )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(
     cases(5),
     budgets,
