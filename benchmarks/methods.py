@@ -5,15 +5,19 @@ many answers are right, through the engine.
 
 Costs are those of one 672x672 image at LLaVA-NeXT-7B's tower dimensions (2 x 2 tiles
 and a thumbnail, dummy weights), on this machine. Answers are those of `--model`, as in
-`benchmarks.accuracy`; without one, costs alone are measured.
+`benchmarks.accuracy`; without one, costs alone are measured. Costs want a quiet machine
+and answers take long, so `--keep-costs` adds answers to the costs of an earlier run.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import torch
 from matplotlib.figure import Figure
@@ -21,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import accuracy, harness, overhead
+from benchmarks.ablation import forget
 from benchmarks.harness import make_parser, now, spread, write_results
 from vllm_hired.budget import kept_count
 from vllm_hired.config import SETTINGS
@@ -168,15 +173,19 @@ def cost_rows(found: list[Row]) -> list[Row]:
 
 
 def answers(args: argparse.Namespace) -> dict[tuple[str, float], Any]:
-    """By selector and budget, `[scenes, tasks]` of 0 and 1."""
+    """By selector and budget, `[scenes, tasks]` of 0 and 1. One engine serves all."""
     samples = accuracy.held_out(args.scenes)
-    found: dict[tuple[str, float], Any] = {}
+    llm = accuracy.start_answering(args, "hired")
+    model = harness.model_of(llm)
+    found = {("stock", 1.0): accuracy.right(llm, samples, 1.0)}
     for name in tqdm(dict.fromkeys(["hired", *args.selectors]), desc="answers"):
-        llm = accuracy.start_answering(args, name)
-        if not found:
-            found["stock", 1.0] = accuracy.right(llm, samples, 1.0)
-        for budget in args.budgets:
-            found[name, budget] = accuracy.right(llm, samples, budget)
+        method = read_method(name, {}, SETTINGS)
+        hired = replace(model.hired, selector=name, method=method)
+        selector = make_selector(name, method)
+        with mock.patch.multiple(model, hired=hired, selector=selector):
+            for budget in args.budgets:
+                forget(llm)
+                found[name, budget] = accuracy.right(llm, samples, budget)
     return found
 
 
@@ -204,13 +213,22 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="default: 5")
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS)
     parser.add_argument("--selectors", nargs="+", default=[*SELECTORS])
+    parser.add_argument(
+        "--keep-costs",
+        action="store_true",
+        help="those of methods.json in --out, instead of measuring them",
+    )
     args = parser.parse_args()
-    found = costs(args)
-    tables = {
-        f"What a method adds to the tower of {args.shape}, one {SIDE}x{SIDE} image": (
-            cost_rows(found)
-        )
-    }
+    title = f"What a method adds to the tower of {args.shape}, one {SIDE}x{SIDE} image"
+    if args.keep_costs:
+        known = json.loads((args.out / "methods.json").read_text())
+        found = known["raw"]["costs"]
+        measured = known["raw"].get("costs measured by", known)
+        measured = {key: measured[key] for key in ("command", "commit", "date")}
+        title += ", by `{command}` at commit {commit}, {date}".format(**measured)
+    else:
+        found, measured = costs(args), None
+    tables = {title: cost_rows(found)}
     right = answers(args) if args.model else {}
     if right:
         title = f"Right answers of {args.model} on {args.scenes} held-out scenes"
@@ -220,6 +238,7 @@ def main() -> None:
         )
     raw = {
         "costs": found,
+        **({"costs measured by": measured} if measured else {}),
         "right": [
             {"selector": name, "budget": budget, "right": accuracy.as_digits(values)}
             for (name, budget), values in right.items()

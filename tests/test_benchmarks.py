@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from benchmarks.checkpoints import small, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
+TRAINED = Path(__file__).parent.parent / "checkpoints/llava-next-tiny"
 WEIGHTS = "model.safetensors"
-TINY = ["--shape", "tiny", "--dtype", "float32"]
+TINY = ["--shape", "tiny"]
 
 
-def measure(module: str, out: Path, *options: str) -> list[list[dict[str, Any]]]:
+def measure(
+    module: str, out: Path, *options: str, model: Sequence[str] = TINY
+) -> list[list[dict[str, Any]]]:
     """Runs a module; its tables."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--out", str(out)]
     done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", "--out", out, *TINY, *options],
+        [*command, "--dtype", "float32", *model, *options],
         capture_output=True,
         text=True,
         check=False,
@@ -44,7 +49,7 @@ def test_latency(tmp_path: Path) -> None:
 
 
 def test_methods(tmp_path: Path) -> None:
-    """Costs alone; with answers it is as `test_trained` has them."""
+    """Costs, and then answers beside them, each method's own."""
     names = ["hired", "uniform", "divprune"]
     options = ["--repeats", "1", "--budgets", "0.2", "0.1", "--selectors", *names]
     (rows,) = measure("methods", tmp_path, *options)
@@ -52,6 +57,15 @@ def test_methods(tmp_path: Path) -> None:
         (name, kept) for name in names for kept in (576, 288)
     ]
     assert {row["waits"] for row in rows} == {0}
+    options += ["--keep-costs", "--scenes", "4"]
+    trained = ["--model", str(TRAINED)]
+    kept, right, _ = measure("methods", tmp_path, *options, model=trained)
+    assert kept == rows
+    raw = json.loads((tmp_path / "methods.json").read_text())["raw"]
+    assert "--keep-costs" not in raw["costs measured by"]["command"]
+    assert len(right) == 1 + len(names) * 2
+    by_method = {row["right"] for row in raw["right"] if row["budget"] == 0.1}
+    assert len(by_method) > 1
 
 
 def test_throughput(tmp_path: Path) -> None:
