@@ -193,17 +193,19 @@ def draw(found: list[Row], right: dict[tuple[str, float], Any]) -> Figure:
     """Right answers against the method's cost, a line a method, a point a budget."""
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
-    for name in dict.fromkeys(cost["selector"] for cost in found):
+    names = dict.fromkeys(cost["selector"] for cost in found)
+    for number, name in enumerate(names):
         own = [cost for cost in found if cost["selector"] == name]
         across = [1000 * median(cost["method seconds"]) for cost in own]
         up = [
             100 * right[name, cost["budget"]].mean() if right else cost["kept"]
             for cost in own
         ]
-        axes.plot(across, up, marker="o", label=name)
+        # There are ten colours, and more methods.
+        axes.plot(across, up, marker="o^"[number // 10 % 2], label=name)
     axes.set(xlabel="what the method adds to the tower (ms)", xscale="log")
     axes.set_ylabel("right answers (%)" if right else "tokens kept")
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -36,6 +36,25 @@ def test_the_demos_table_is_its_data() -> None:
         ]
 
 
+def test_the_methods_table_is_the_result_files() -> None:
+    results = json.loads((ROOT / "benchmarks/results/methods.json").read_text())
+    costs, answers, _ = results["tables"].values()
+    right = {
+        row["selector"]: row["all tasks (%)"]
+        for row in answers
+        if row["budget"] in (0.2, 1.0)
+    }
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    rows = [line for line in page.splitlines() if re.search(r"^\| `\w+` \| \d", line)]
+    assert rows == [
+        f"| `{row['selector']}` | {row['method (ms)']} | {row['peak (MiB)']} "
+        f"| {right[row['selector']]} |"
+        for row in costs
+        if row["budget"] == 0.2
+    ]
+    assert f"stock has {right['stock'].replace(' ', '% ', 1)}" in page
+
+
 def test_every_setting_is_in_the_table() -> None:
     assert re.findall(r"^\| `(hired_\w+)`", README, re.MULTILINE) == list(SETTINGS)
 
