@@ -71,11 +71,6 @@ def test_every_python_block_is_whole_or_a_row_of_a_table() -> None:
             assert "import " in block or re.fullmatch(r'"\w+": ".*",\n', block), block
 
 
-def test_offline_is_the_same_on_both_pages() -> None:
-    (block,) = code("README.md", "python", OFFLINE)
-    assert code("docs/getting-started.md", "python", OFFLINE) == [block]
-
-
 @pytest.fixture
 def taught(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of the selector in docs/extending.md, added as the page says."""

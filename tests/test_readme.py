@@ -5,23 +5,26 @@ import re
 from pathlib import Path
 
 from vllm_hired.config import SETTINGS
+from vllm_hired.selectors import SELECTORS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
 def test_measured_rows_come_from_the_result_files() -> None:
-    """All tables but that of the settings, heads and rules too."""
-    lines = [line for line in README.splitlines() if line.startswith("|")]
-    begin = lines.index("| setting | default | what it is |")
-    measured = lines[:begin] + lines[begin + 2 + len(SETTINGS) :]
-    names = ("latency", "throughput", "accuracy", "accuracy-even-dropping")
-    tables = [
-        (ROOT / "benchmarks/results" / f"{name}.md").read_text()
-        for name in (*names, "ablation", "demo")
-    ]
-    assert len(measured) > 20
-    assert set(measured) <= set("\n".join(tables).splitlines())
+    """Those of the one table with figures, its head and rule too."""
+    begin = README.index("|   image | budget")
+    rows = README[begin : README.index("\n\n", begin)].splitlines()
+    assert len(rows) == 4
+    assert set(rows) <= set(
+        (ROOT / "benchmarks/results/latency.md").read_text().splitlines()
+    )
+
+
+def test_every_method_is_in_the_table() -> None:
+    table = README[README.index("| `hired_selector` |") :]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", table, re.MULTILINE)[1:]
+    assert sorted(re.findall(r"\w+", " ".join(rows))) == sorted(SELECTORS)
 
 
 def test_the_demos_table_is_its_data() -> None:
@@ -56,7 +59,9 @@ def test_the_methods_table_is_the_result_files() -> None:
 
 
 def test_every_setting_is_in_the_table() -> None:
-    assert re.findall(r"^\| `(hired_\w+)`", README, re.MULTILINE) == list(SETTINGS)
+    page = (ROOT / "docs/settings.md").read_text()
+    rows = re.findall(r"^\| `(hired_\w+)`", page, re.MULTILINE)
+    assert rows[: len(SETTINGS)] == list(SETTINGS)
 
 
 def test_links_lead_somewhere() -> None:
