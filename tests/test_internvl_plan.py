@@ -54,14 +54,14 @@ def test_counts_are_the_engines(
     data: st.DataObject,
 ) -> None:
     """Ten random sizes an example, each whole and at a random budget, within the
-    checkpoint's own limit of tiles or another."""
+    checkpoint's own limit of tiles, or in HF's format another."""
     side = st.integers(1, 600)
     sizes = data.draw(st.lists(st.tuples(side, side), min_size=10, max_size=10))
     budget = data.draw(st.integers(1, 99)) / 100
-    most = data.draw(st.sampled_from([None, 2, 5]))
+    # In the other format vLLM's video processor refuses a request's limits.
+    most = data.draw(st.sampled_from([2, 5])) if model_type == "internvl" else None
     option = ["--max-tiles", str(most)] if most else []
-    key = "max_patches" if model_type == "internvl" else "max_dynamic_patch"
-    limits = {key: most} if most else {}
+    limits = {"max_patches": most} if most else {}
     names = [f"{width}x{height}" for width, height in sizes]
     rows = plan(capsys, str(folder), "--size", *names, "--budget", str(budget), *option)
     by_size = {(row["size"], row["budget"]): row["kept tokens"] for row in rows}

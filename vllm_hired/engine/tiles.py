@@ -63,7 +63,6 @@ class HiredTilesInfoMixin(HiredPartitionsInfoMixin):
             for height, width in sizes_within(limits, hf_config)
         }
 
-    @override
     def get_largest_images(self) -> Mapping[ImageSize, Layout]:
         return self.largest_images
 
@@ -120,7 +119,6 @@ class HiredTilesProcessorMixin(HiredPartitionsProcessorMixin):
         on_cpu = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
         return {**fields, "tile_grid": on_cpu}
 
-    @override
     def placeholders(
         self, update: PromptReplacement, count: int
     ) -> PromptUpdateDetails:
@@ -130,7 +128,6 @@ class HiredTilesProcessorMixin(HiredPartitionsProcessorMixin):
             [start, *[token] * count, end], token
         )
 
-    @override
     def own_pixels(self, pixel_values: Tensor, layouts: Sequence[Layout]) -> Tensor:
         """As they are: `[sum of P, 3, S, S]`, each image has its own tiles alone.
 

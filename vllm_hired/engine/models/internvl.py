@@ -142,7 +142,7 @@ class HiredInternVLChatModel(HiredInternVLMixin, InternVLChatModel):
         "internvl:InternVLChatModel.extract_feature": ("pixel_shuffle",),
         "intern_vit:InternVisionModel.__init__": ("encoder",),
         "intern_vit:InternVisionEncoder.__init__": ("layers",),
-        "intern_vit:InternVisionEncoderLayer.__init__": ("attn",),
+        "intern_vit:InternVisionEncoderLayer.forward": ("attn",),
         "intern_vit:InternParallelAttention.__init__": (
             *("attn", "num_heads_per_partition", "scale", "tp_size"),
         ),
@@ -210,7 +210,7 @@ class HiredInternVLForConditionalGeneration(
         "interns1:InternS1ForConditionalGeneration.extract_feature": ("pixel_shuffle",),
         "interns1_vit:InternS1VisionModel.__init__": ("encoder",),
         "interns1_vit:InternS1VisionEncoder.__init__": ("layer",),
-        "interns1_vit:InternS1VisionLayer.__init__": ("attention",),
+        "interns1_vit:InternS1VisionLayer.forward": ("attention",),
         "interns1_vit:InternSdpaAttention.__init__": ("attn", "num_heads", "scale"),
         "interns1_vit:InternSdpaAttention.forward": ("attn",),
     }
