@@ -53,6 +53,15 @@ MATRIX = {
             f"without_a_budget_everything_is_stocks[{family}]"
             for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
         ],
+        "test_internvl": [
+            f"{test}[{model_type}]"
+            for test in (
+                "equals_hf_fed_what_is_to_be_kept",
+                "prefix_cache_keeps_budgets_apart",
+            )
+            for model_type in ("internvl", "internvl_chat")
+        ],
+        "test_internvl_processes": ["without_a_budget_everything_is_stocks[internvl]"],
     }
     for runner in TESTS
 }
