@@ -244,7 +244,9 @@ def test_every_selector_keeps_its_count(
         assert [tuple(own.shape) for own in rows] == [(75, width), (10, width)]
         assert all(own.isfinite().all() for own in rows)
         sums[name] = round(float(rows[0].double().sum()), 3)
-    assert len({*sums.values()}) == len(SELECTORS), sums
+    # Half of 75 tokens fill the thumbnail, so that more of them cannot go there.
+    assert sums.pop("thumbnail") == sums["hired"]
+    assert len({*sums.values()}) == len(sums), sums
 
 
 def test_ready_made_embeddings_pass_through(

@@ -27,12 +27,12 @@ from vllm_hired.engine.partitions import (
 from vllm_hired.engine.refusals import refuse_extreme_pixels
 from vllm_hired.errors import PREFIX
 from vllm_hired.layouts import Layout
+from vllm_hired.layouts.base import partition_side
 from vllm_hired.layouts.internvl import (
     TileLimits,
     layout_within,
     sizes_within,
     tile_grid,
-    tile_side,
 )
 
 
@@ -103,7 +103,7 @@ class HiredTilesProcessorMixin(HiredPartitionsProcessorMixin):
         images = mm_items.get("image")
         if "hired_budget" in hf_kwargs and isinstance(images, ImageProcessorItems):
             limits = self.info.get_tile_limits(hf_kwargs)
-            side = tile_side(self.info.get_hf_config())
+            side = partition_side(self.info.get_hf_config())
             sizes = [images.get_image_size(i) for i in range(len(images))]
             inputs.passthrough_data["tile_grid"] = torch.tensor(
                 [tile_grid(size.height, size.width, side, limits) for size in sizes]
@@ -134,7 +134,7 @@ class HiredTilesProcessorMixin(HiredPartitionsProcessorMixin):
         vLLM refuses images of too many tokens, which here are those that are kept. The
         tower encodes all.
         """
-        side = tile_side(self.info.get_hf_config())
+        side = partition_side(self.info.get_hf_config())
         partitions = sum(layout.num_partitions for layout in layouts)
         if pixel_values.shape != (partitions, 3, side, side):
             raise VLLMValidationError(

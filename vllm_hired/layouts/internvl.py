@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from vllm_hired.layouts.base import ImageSizeError, Layout
+from vllm_hired.layouts.base import (
+    ImageSizeError,
+    Layout,
+    merge_side,
+    partition_side,
+    patches_per_side,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ def layout_within(
     limits: TileLimits, hf_config: Any, image_height: int, image_width: int
 ) -> Layout:
     """Layout of an image of so many pixels, by given limits."""
-    side = tile_side(hf_config)
+    side = partition_side(hf_config)
     rows, cols = tile_grid(image_height, image_width, side, limits)
     thumbnails = int(limits.has_thumbnail and rows * cols > 1)
     return tiles_layout(hf_config, rows, cols, rows * cols + thumbnails)
@@ -57,7 +63,7 @@ def layout_within(
 
 def sizes_within(limits: TileLimits, hf_config: Any) -> list[tuple[int, int]]:
     """What `largest_image_sizes` gives, by given limits."""
-    side = tile_side(hf_config)
+    side = partition_side(hf_config)
     return [(rows * side, cols * side) for cols, rows in _grids(limits)]
 
 
@@ -77,21 +83,6 @@ def tile_limits(hf_config: Any) -> TileLimits:
         has_thumbnail=hf_config.use_thumbnail,
         is_chat=True,
     )
-
-
-def tile_side(hf_config: Any) -> int:
-    """Pixels along a side of a tile."""
-    return side_of(hf_config.vision_config.image_size)
-
-
-def patches_per_side(hf_config: Any) -> int:
-    """Patches along a side of a tile."""
-    return tile_side(hf_config) // side_of(hf_config.vision_config.patch_size)
-
-
-def merge_side(hf_config: Any) -> int:
-    """Patches along a side of a cell; 1 in models that merge none."""
-    return round(1 / getattr(hf_config, "downsample_ratio", 1))
 
 
 def tiles_layout(hf_config: Any, rows: int, cols: int, partitions: int) -> Layout:
@@ -188,8 +179,3 @@ def _grids(limits: TileLimits) -> tuple[tuple[int, int], ...]:
 
 def _tiles(grid: tuple[int, int]) -> int:
     return grid[0] * grid[1]
-
-
-def side_of(value: Any) -> int:
-    """Of a square, of which HF's format gives both sides."""
-    return int(value if isinstance(value, int) else value[0])

@@ -10,7 +10,7 @@ from typing import Any
 from vllm_hired.budget import KeptCount
 from vllm_hired.config import num_tower_layers
 from vllm_hired.layouts import Layout
-from vllm_hired.layouts.internvl import merge_side, patches_per_side, side_of
+from vllm_hired.layouts.base import merge_side, patches_per_side, side_of
 from vllm_hired.tools.grid_cost import grid_flops
 from vllm_hired.towers import tower_of
 

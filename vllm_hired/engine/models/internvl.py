@@ -26,7 +26,8 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm_hired.engine.capture import LayerAttention, LayerAttentionOf, capture
 from vllm_hired.engine.models.partitions import HiredPartitionsModelMixin
 from vllm_hired.engine.tiles import HiredTilesInfoMixin, HiredTilesProcessorMixin
-from vllm_hired.layouts.internvl import TileLimits, merge_side, patches_per_side
+from vllm_hired.layouts.base import merge_side, patches_per_side
+from vllm_hired.layouts.internvl import TileLimits
 from vllm_hired.towers.merged import block_sums
 from vllm_hired.towers.observation import Quantity
 from vllm_hired.towers.reading import Reading
@@ -114,7 +115,7 @@ def intern_vit_attention(tower: Any, layer: int) -> LayerAttention:
         module=attention.attn,
         num_heads=attention.num_heads_per_partition,
         scale=attention.scale,
-        # Also where the number of heads does not divide by that of ranks.
+        # Where heads do not divide among the ranks, each rank has all.
         is_sharded=attention.tp_size > 1,
     )
 
