@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,11 @@ def internvl_prompt(
             for frame in range(*frames or [1])
         ]
         parts.append("<video>" if frames else IMAGE_TEXT[model_type])
-        kind, value = "image", pictures[0]
         if frames:
-            kind = "video"
-            value = np.stack([np.asarray(picture) for picture in pictures])
-        data.setdefault(kind, []).append(value)
+            video = np.stack([np.asarray(picture) for picture in pictures])
+            data.setdefault("video", []).append(video)
+        else:
+            data.setdefault("image", []).extend(pictures)
     if budget is not None:
         processor_kwargs["hired_budget"] = budget
     request: dict[str, Any] = {
@@ -88,9 +89,9 @@ def internvl_kept_digest(model: Any) -> list[int]:
 class InternVLFrontEnd(FrontEnd):
     """The multimodal processor of an InternVL engine that is never started."""
 
-    @property
-    def image_text(self) -> str:
-        return f"{IMAGE_TEXT[self.hf_config.model_type]} and "
+    def __init__(self, checkpoint: Path, **options: Any) -> None:
+        super().__init__(checkpoint, **options)
+        self.image_text = f"{IMAGE_TEXT[self.hf_config.model_type]} and "
 
     def placeholders(self, inputs: Any) -> list[int]:
         """Image tokens in the prompt, image by image, checked against the ranges and
