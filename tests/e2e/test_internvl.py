@@ -1,5 +1,6 @@
 """InternVL through the engine, against HF transformers and against itself."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ from vllm import LLM, SamplingParams
 
 from tests.conftest import MakeEngine, WriteInternVLCheckpoint
 from tests.e2e.test_generation import MAX_TOKENS, generate
-from tests.engine import ENGINE_OPTIONS, processed
+from tests.engine import ENGINE_OPTIONS, answers, processed
 from tests.internvl import engine_options, internvl_prompt
 from tests.internvl_reference import InternVLReference
+from tests.processes import STOCK, Processes, answer
 from vllm_hired.engine.inputs import item_layout
 from vllm_hired.selectors import SELECTORS, make_selector
 
@@ -20,7 +22,21 @@ OPTIONS: dict[str, Any] = {
     "limit_mm_per_prompt": {"image": 3, "video": 1},
 }
 
+MEDIA: list[list[Any]] = [
+    [(252, 168), "and", (150, 400)],
+    ["no image"],
+    [(100, 84, 3), "and", (90, 80)],
+]
+"""Requests that stock vLLM and others answer, too; the last with a video."""
+
+STOCK_TOKENS = 8
+"""Of each answer."""
+
 FORMATS = ["internvl", pytest.param("internvl_chat", marks=pytest.mark.matrix)]
+
+
+BUDGETS = {"hired_budget": 0.25, "hired_max_budget": 1.0}
+"""Of the shared engine."""
 
 
 def options_of(model_type: str) -> dict[str, Any]:
@@ -37,13 +53,8 @@ def model_type(request: pytest.FixtureRequest) -> str:
 def llm(
     make_engine: MakeEngine, make_internvl: WriteInternVLCheckpoint, model_type: str
 ) -> LLM:
-    """Default 0.25, requests up to 1.0, both caches on."""
-    return make_engine(
-        make_internvl(model_type),
-        hired_budget=0.25,
-        hired_max_budget=1.0,
-        **options_of(model_type),
-    )
+    """The shared engine, with both caches on."""
+    return make_engine(make_internvl(model_type), **BUDGETS, **options_of(model_type))
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +121,8 @@ def test_equals_hf_fed_what_is_to_be_kept(
     assert lengths - whole, "no image was cut"
 
     llm.reset_prefix_cache()
-    for answer, (_, request) in zip(expected, asked, strict=True):
-        assert generate(llm, request) == [answer]
+    for right, (_, request) in zip(expected, asked, strict=True):
+        assert generate(llm, request) == [right]
 
 
 def test_another_choice_of_cells_is_seen(
@@ -150,6 +161,54 @@ def test_prefix_cache_keeps_budgets_apart(
     block = ENGINE_OPTIONS["block_size"]
     prompt_tokens = len(again.prompt_token_ids or [])
     assert again.num_cached_tokens == (prompt_tokens - 1) // block * block > 0
+
+
+@pytest.mark.parametrize(
+    "budget", [1.0, pytest.param(None, marks=pytest.mark.matrix)], ids=["1.0", "unset"]
+)
+def test_without_a_budget_everything_is_stocks(
+    make_internvl: WriteInternVLCheckpoint,
+    make_engine: MakeEngine,
+    processes: Processes,
+    llm: LLM,
+    model_type: str,
+    budget: float | None,
+) -> None:
+    """Same placeholders, hashes and logits, bit for bit."""
+    checkpoint, options = make_internvl(model_type), options_of(model_type)
+    make = partial(internvl_prompt, model_type)
+    stock = processes(
+        STOCK,
+        answer,
+        str(checkpoint),
+        [(media, None) for media in MEDIA],
+        STOCK_TOKENS,
+        make=make,
+        **options,
+    )
+    assert len(stock["outputs"][0]["logits"][0]) > 256
+    ours = make_engine(checkpoint, **options) if budget is None else llm
+    ours.reset_prefix_cache()
+    asked = [make(*media, budget=budget) for media in MEDIA]
+    assert told_apart(answers(ours, asked, STOCK_TOKENS)) == told_apart(stock)
+
+
+def told_apart(found: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """With placeholders as numbers; vLLM's have a tensor in them, of which no two can
+    be compared."""
+    return {
+        "outputs": found["outputs"],
+        "inputs": [
+            (
+                hashes,
+                {
+                    modality: [(r.offset, r.length, r.get_num_embeds()) for r in ranges]
+                    for modality, ranges in placeholders.items()
+                },
+            )
+            for hashes, placeholders in found["inputs"]
+        ],
+    }
 
 
 def batched(items: list[Any], key: str) -> dict[str, torch.Tensor]:

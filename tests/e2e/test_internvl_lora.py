@@ -8,7 +8,7 @@ from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
 from tests.conftest import MakeEngine, WriteInternVLCheckpoint
-from tests.e2e.test_internvl import options_of
+from tests.e2e.test_internvl import BUDGETS, options_of
 from tests.e2e.test_lora import RANK, write_adapter_and_merged
 from tests.internvl import internvl_prompt
 
@@ -59,7 +59,7 @@ def test_equals_merged_weights(
     checkpoint = make_internvl(model_type)
     names = LLM_NAMES + (TOWER_NAMES if on_tower else ())
     adapter, merged = write_adapter_and_merged(checkpoint, tmp_path, names)
-    options = {"hired_budget": 0.25, **options_of(model_type)}
+    options = {**BUDGETS, **options_of(model_type)}
     expected = generate(make_engine(merged, **options), model_type)
     plain = generate(make_engine(checkpoint, **options), model_type)
     assert expected != plain

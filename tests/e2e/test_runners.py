@@ -54,14 +54,14 @@ MATRIX = {
             for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
         ],
         "test_internvl": [
-            f"{test}[{model_type}]"
-            for test in (
-                "equals_hf_fed_what_is_to_be_kept",
-                "prefix_cache_keeps_budgets_apart",
+            f"{test}[{model_type}{case}]"
+            for test, case in (
+                ("equals_hf_fed_what_is_to_be_kept", ""),
+                ("prefix_cache_keeps_budgets_apart", ""),
+                ("without_a_budget_everything_is_stocks", "-1.0"),
             )
             for model_type in ("internvl", "internvl_chat")
         ],
-        "test_internvl_processes": ["without_a_budget_everything_is_stocks[internvl]"],
     }
     for runner in TESTS
 }
