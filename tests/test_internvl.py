@@ -239,7 +239,7 @@ def test_a_request_cannot_ask_for_more_than_is_planned(
     else:
         more = {"max_patches": 12}
         # However few tokens of them would be kept, the tower encodes all tiles.
-        with pytest.raises(VLLMValidationError, match="memory is planned for 7"):
+        with pytest.raises(VLLMValidationError, match="memory is planned for 6 tiles"):
             front_end(large, budget=0.01, **more)
         roomy = front_end_of(folder, hf_overrides=overrides, mm_processor_kwargs=more)
     assert num_kept(roomy(large)) == [13 * CELLS // 5]

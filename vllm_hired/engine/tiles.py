@@ -66,11 +66,6 @@ class HiredTilesInfoMixin(HiredPartitionsInfoMixin):
     def get_largest_images(self) -> Mapping[ImageSize, Layout]:
         return self.largest_images
 
-    @cached_property
-    def most_partitions(self) -> int:
-        """Of such an image: for as many the tower's memory is planned."""
-        return max(layout.num_partitions for layout in self.largest_images.values())
-
     @override
     def get_mm_max_tokens_per_item(
         self, seq_len: int, mm_counts: Mapping[str, int]
@@ -93,6 +88,22 @@ class HiredTilesProcessorMixin(HiredPartitionsProcessorMixin):
     check_options: ClassVar[MultiModalDummyOptions] = {
         "image": ImageDummyOptions(width=896, height=448)
     }
+
+    def refuse_kwargs(self, kwargs: Mapping[str, object]) -> None:
+        """Those that change a tile, and more tiles than memory is planned for.
+
+        vLLM refuses images of too many tokens, which here are those that are kept. The
+        tower encodes all.
+        """
+        super().refuse_kwargs(kwargs)
+        asked, planned = map(self.info.get_tile_limits, (kwargs, {}))
+        if not (isinstance(asked.most, int) and asked.most <= planned.most):
+            raise VLLMValidationError(
+                f"images of up to {asked.most!r} tiles are asked for in "
+                f"mm_processor_kwargs, and this engine's memory is planned for "
+                f"{planned.most} tiles",
+                parameter="mm_processor_kwargs",
+            )
 
     @override
     def _get_hf_mm_inputs(
@@ -129,11 +140,7 @@ class HiredTilesProcessorMixin(HiredPartitionsProcessorMixin):
         )
 
     def own_pixels(self, pixel_values: Tensor, layouts: Sequence[Layout]) -> Tensor:
-        """As they are: `[sum of P, 3, S, S]`, each image has its own tiles alone.
-
-        vLLM refuses images of too many tokens, which here are those that are kept. The
-        tower encodes all.
-        """
+        """As they are: `[sum of P, 3, S, S]`, each image has its own tiles alone."""
         side = partition_side(self.info.get_hf_config())
         partitions = sum(layout.num_partitions for layout in layouts)
         if pixel_values.shape != (partitions, 3, side, side):
@@ -142,13 +149,5 @@ class HiredTilesProcessorMixin(HiredPartitionsProcessorMixin):
                 f"partitions of {side}x{side} pixels that this model encodes",
                 parameter="image",
             )
-        for layout in layouts:
-            if layout.num_partitions > self.info.most_partitions:
-                raise VLLMValidationError(
-                    f"an image became {layout.num_partitions} partitions, and this "
-                    f"engine's memory is planned for {self.info.most_partitions}: ask "
-                    "for fewer tiles in mm_processor_kwargs",
-                    parameter="mm_processor_kwargs",
-                )
         refuse_extreme_pixels([pixel_values])
         return pixel_values

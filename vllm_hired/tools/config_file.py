@@ -124,15 +124,11 @@ QWEN_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """`model_type` of a Qwen-VL, and which nested config -> defaults, likewise."""
 
+_LLAVA = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
+
 TOP_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llava": {
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default",
-    },
-    "llava_next": {
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default",
-    },
+    "llava": _LLAVA,
+    "llava_next": _LLAVA,
     "internvl": {"downsample_ratio": 0.5},
 }
 """`model_type` of a model -> defaults of its class, likewise."""
@@ -157,12 +153,13 @@ def read_config_file(model: str) -> PlainConfig | None:
         if _is_qwen(data):
             return PlainConfig(**(data | _qwen_configs(data)))
         if data["model_type"] == "internvl_chat":
-            return PlainConfig(**(data | _chat_configs(data)))
-        nested = {
-            name: PlainConfig(**(DEFAULTS[data[name]["model_type"]] | data[name]))
-            for name in ("vision_config", "text_config")
-        }
-        config = PlainConfig(**(TOP_DEFAULTS[data["model_type"]] | data | nested))
+            config = PlainConfig(**(data | _chat_configs(data)))
+        else:
+            nested = {
+                name: PlainConfig(**(DEFAULTS[data[name]["model_type"]] | data[name]))
+                for name in ("vision_config", "text_config")
+            }
+            config = PlainConfig(**(TOP_DEFAULTS[data["model_type"]] | data | nested))
         # Does the family find all that it reads?
         largest_image_sizes(config)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
