@@ -1,5 +1,4 @@
-"""LoRA adapters on InternVL's LLM, tower and projector: what merged weights would
-give."""
+"""LoRA adapters on InternVL's LLM and tower: what merged weights would give."""
 
 from pathlib import Path
 
