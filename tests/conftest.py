@@ -25,6 +25,8 @@ import pytest
 from vllm import LLM
 
 from benchmarks.checkpoints import small, write_checkpoint
+from benchmarks.internvl_checkpoints import write_internvl_checkpoint
+from benchmarks.internvl_configs import small_internvl
 from benchmarks.qwen_checkpoints import write_qwen_checkpoint
 from benchmarks.qwen_configs import small_qwen
 from tests.engine import start_engine
@@ -47,6 +49,7 @@ NO_CLS = {
 
 WriteCheckpoint = Callable[..., Path]
 WriteQwenCheckpoint = Callable[[str], Path]
+WriteInternVLCheckpoint = Callable[..., Path]
 MakeEngine = Callable[..., LLM]
 
 
@@ -78,6 +81,18 @@ def make_qwen(tmp_path_factory: pytest.TempPathFactory) -> WriteQwenCheckpoint:
     def make(model_type: str) -> Path:
         folder = tmp_path_factory.mktemp(f"{model_type}_")
         return write_qwen_checkpoint(folder, small_qwen(model_type))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_internvl(tmp_path_factory: pytest.TempPathFactory) -> WriteInternVLCheckpoint:
+    """`make_internvl("internvl_chat", backbone="qwen3")`: likewise."""
+
+    @cache
+    def make(model_type: str, **changes: Any) -> Path:
+        folder = tmp_path_factory.mktemp(f"{model_type}_")
+        return write_internvl_checkpoint(folder, small_internvl(model_type, **changes))
 
     return make
 

@@ -85,8 +85,8 @@ def with_a_parameter(self: Any, headless: bool) -> Any:
 
 BROKEN_SIGNATURES: dict[str, tuple[Break, str]] = {
     "a hook of the processor is gone": (
-        remove("_postprocess_hf_mm_data", BaseMultiModalProcessor),
-        "overrides _postprocess_hf_mm_data, which vLLM no longer has",
+        remove("_finalize_hf_mm_data", BaseMultiModalProcessor),
+        "overrides _finalize_hf_mm_data, which vLLM no longer has",
     ),
     "a hook has other parameters": (
         put(LlavaNextMultiModalProcessor, "_get_mm_fields_config", renamed_parameters),

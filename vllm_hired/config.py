@@ -37,7 +37,8 @@ class HiredConfig:
         init_layer: tower layer whose attention distributes the budget among tiles.
         final_layer: tower layer whose attention ranks the tokens. By default the last
             that can, whose output the projector or merger gets; the paper found it best
-            for CLIP, and nobody has compared layers of Qwen's towers here.
+            for CLIP, and nobody has compared layers of Qwen's towers here. For [CLS]
+            attention in InternVL the last but one; see `Tower.last_cls_layer`.
         selector: a name among `vllm_hired.selectors.selector_names()`.
         attention: which attention ranks cells, a name in `ATTENTIONS`.
         method: version and settings of the selector, as `read_method` gives them.
@@ -86,6 +87,11 @@ class HiredConfig:
             "hired_selector", given.get("hired_selector", "hired"), selector_names()
         )
         own = {key: value for key, value in given.items() if key not in SETTINGS}
+        tower = tower_of(hf_config)
+        attention = read_name(
+            "hired_attention", given.get("hired_attention", tower.attention), ATTENTIONS
+        )
+        last = tower.last_cls_layer if attention == "cls" else -1
         return cls(
             budget=budget,
             max_budget=max_budget,
@@ -94,13 +100,9 @@ class HiredConfig:
                 "hired_alpha", given.get("hired_alpha", 0.5), "a number in [0, 1]"
             ),
             init_layer=read_layer("hired_init_layer", given, 0, layers),
-            final_layer=read_layer("hired_final_layer", given, -1, layers),
+            final_layer=read_layer("hired_final_layer", given, last, layers),
             selector=selector,
-            attention=read_name(
-                "hired_attention",
-                given.get("hired_attention", tower_of(hf_config).attention),
-                ATTENTIONS,
-            ),
+            attention=attention,
             method=read_method(selector, own, SETTINGS),
             unsupported=unsupported,
         )
@@ -212,14 +214,8 @@ def setting_keys(processor_kwargs: Mapping[str, object]) -> list[str]:
 
 
 def num_tower_layers(hf_config: Any) -> int:
-    """How many layers of the vision tower run: up to `vision_feature_layer`, where the
-    model has one."""
-    vision = hf_config.vision_config
-    if tower_of(hf_config).feature_strategy is None:
-        return int(vision.depth)
-    layer: int = hf_config.vision_feature_layer
-    total: int = vision.num_hidden_layers
-    return layer if layer >= 0 else total + layer + 1
+    """How many layers of the vision tower run."""
+    return tower_of(hf_config).num_layers(hf_config)
 
 
 def ranking_layers(hf_config: Any) -> list[int]:
@@ -247,6 +243,12 @@ def unsupported_tower(hf_config: Any) -> tuple[str, object, str] | None:
             model_type,
             f"vllm_hired can read the towers {', '.join(TOWERS)}; serve this model "
             "without hired_* settings",
+        )
+    if getattr(hf_config, "ps_version", "v2") != "v2":
+        return (
+            "ps_version",
+            hf_config.ps_version,
+            'with a budget it must be "v2", which keeps cells in the order of rows',
         )
     if tower.feature_strategy is None:
         return None

@@ -62,9 +62,10 @@ def read_token_cap(value: object) -> int | None:
 def read_layer(
     setting: str, given: dict[str, Any], default: int, layers: Sequence[int]
 ) -> int:
-    """One of `layers`; by default that at the place `default` among them."""
+    """One of `layers`; by default that at the place `default` among them, or the
+    first."""
     if setting not in given:
-        return layers[default] if layers else default
+        return layers[max(default, -len(layers))] if layers else default
     value = given[setting]
     if isinstance(value, bool) or not isinstance(value, int) or value not in layers:
         consecutive = [*layers] == [*range(len(layers))]

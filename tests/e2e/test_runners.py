@@ -53,6 +53,15 @@ MATRIX = {
             f"without_a_budget_everything_is_stocks[{family}]"
             for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
         ],
+        "test_internvl": [
+            f"{test}[{model_type}{case}]"
+            for test, case in (
+                ("equals_hf_fed_what_is_to_be_kept", ""),
+                ("prefix_cache_keeps_budgets_apart", ""),
+                ("without_a_budget_everything_is_stocks", "-1.0"),
+            )
+            for model_type in ("internvl", "internvl_chat")
+        ],
     }
     for runner in TESTS
 }

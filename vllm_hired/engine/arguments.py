@@ -79,7 +79,7 @@ def check_engine(args: EngineArgs, model_config: ModelConfig) -> None:
                 f"{model_config.architecture} (model_impl={model_config.model_impl!r})",
             )
         return
-    refused = refused_option(args)
+    refused = refused_option(args, model_config)
     if refused is None and model_config.uses_mrope:
         refused = refused_mrope_option(args)
     if refused is not None:
@@ -98,9 +98,11 @@ def check_engine(args: EngineArgs, model_config: ModelConfig) -> None:
         check_processor(model_config)
 
 
-def refused_option(args: EngineArgs) -> tuple[str, object, str] | None:
-    """An option under which a tower's hooks would not run, as the arguments of a
-    `HiredConfigError`."""
+def refused_option(
+    args: EngineArgs, model_config: ModelConfig
+) -> tuple[str, object, str] | None:
+    """An option under which a tower's hooks would not run, or would not see all images,
+    as the arguments of a `HiredConfigError`."""
     for option in ("compile_mm_encoder", "cudagraph_mm_encoder"):
         value = getattr(args.compilation_config, option, False)
         if value:
@@ -110,6 +112,14 @@ def refused_option(args: EngineArgs) -> tuple[str, object, str] | None:
                 "not with a budget: attention is read by hooks on the vision tower, "
                 "which a compiled or captured tower does not call",
             )
+    # Of models that cannot encode so, vLLM has set it back.
+    if model_config.get_multimodal_config().mm_encoder_tp_mode == "data":
+        return (
+            "mm_encoder_tp_mode",
+            "data",
+            'with a budget it must be "weights" for this model: with "data" a rank '
+            "sees the attention of its own images alone",
+        )
     return None
 
 
@@ -135,13 +145,6 @@ def refused_mrope_option(args: EngineArgs) -> tuple[str, object, str] | None:
             bool(args.enable_dbo),
             "not with a budget for this model: half a batch would get the positions of "
             "the other half",
-        ),
-        (
-            "mm_encoder_tp_mode",
-            args.mm_encoder_tp_mode,
-            args.mm_encoder_tp_mode == "data",
-            'with a budget it must be "weights" for this model: with "data" a rank '
-            "sees the attention of its own images alone",
         ),
         (
             "video_pruning_rate",

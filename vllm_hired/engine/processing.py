@@ -28,6 +28,7 @@ from vllm.multimodal.processing import (
     ProcessorInputs,
     PromptReplacement,
     PromptUpdate,
+    PromptUpdateDetails,
     TimingContext,
 )
 
@@ -69,9 +70,11 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
 
     Attributes:
         check_options: of the dummy image that `check_dropping` sends.
+        pixels_key: under which images are among the processed inputs.
     """
 
     check_options: ClassVar[MultiModalDummyOptions] = {}
+    pixels_key: ClassVar[str] = "pixel_values"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -218,21 +221,26 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         return DummyInputs(**{**vars(inputs), "hf_processor_mm_kwargs": budget})
 
     @override
-    def _postprocess_hf_mm_data(
+    def _finalize_hf_mm_data(
         self,
-        mm_inputs: Mapping[str, object],
-        hf_processor_mm_kwargs: Mapping[str, object],
-        processed_data: BatchFeature,
+        hf_data: Mapping[str, object],
+        hf_kwargs: Mapping[str, object],
+        passthrough_data: Mapping[str, object],
+        processed_data: BatchFeature | None = None,
     ) -> BatchFeature:
-        """Counts `num_kept`, once for placeholders and worker alike."""
-        data = super()._postprocess_hf_mm_data(
-            mm_inputs, hf_processor_mm_kwargs, processed_data
+        """Counts `num_kept`, once for placeholders and worker alike.
+
+        After upstream's `_postprocess_hf_mm_data`, whose parameters some families call
+        otherwise.
+        """
+        data = super()._finalize_hf_mm_data(
+            hf_data, hf_kwargs, passthrough_data, processed_data
         )
-        if "hired_budget" not in hf_processor_mm_kwargs or "pixel_values" not in data:
+        if "hired_budget" not in hf_kwargs or self.pixels_key not in data:
             return data
-        budget = read_budget(hf_processor_mm_kwargs["hired_budget"])
+        budget = read_budget(hf_kwargs["hired_budget"])
         layouts = input_layouts(self.info.get_hf_config(), data)
-        data["pixel_values"] = self.own_pixels(data["pixel_values"], layouts)
+        data[self.pixels_key] = self.own_pixels(data[self.pixels_key], layouts)
         counts = [self.info.get_kept_count(layout, budget) for layout in layouts]
         data["num_kept"] = torch.tensor([count.tokens for count in counts])
         data["is_undropped"] = torch.tensor([count.is_undropped for count in counts])
@@ -264,13 +272,12 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         )
 
         def with_num_kept(update: PromptReplacement) -> PromptReplacement:
-            def replacement(item_idx: int) -> list[int]:
+            def replacement(item_idx: int) -> list[int] | PromptUpdateDetails:
                 # Upstream fills out_mm_kwargs only after it has called this method.
                 num_kept = out_mm_kwargs["image"][item_idx].get("num_kept")
                 if num_kept is None:
                     return update.replacement(item_idx)
-                (image_token_id,) = update.target
-                return [image_token_id] * int(num_kept.data)
+                return self.placeholders(update, int(num_kept.data))
 
             return replace(update, replacement=replacement)
 
@@ -278,6 +285,18 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             with_num_kept(update) if update.modality == "image" else update
             for update in updates
         ]
+
+    def placeholders(
+        self, update: PromptReplacement, count: int
+    ) -> list[int] | PromptUpdateDetails:
+        """Token ids of an image that keeps `count` tokens.
+
+        Args:
+            update: upstream's.
+            count: `K`.
+        """
+        (image_token_id,) = update.target
+        return [image_token_id] * count
 
     @abstractmethod
     def refuse_kwargs(self, kwargs: Mapping[str, object]) -> None:

@@ -18,6 +18,7 @@ TILE_KWARGS = (
     "do_pad",
     "do_resize",
     "image_grid_pinpoints",
+    "image_size",
     "input_data_format",
     "pad_size",
     "size",

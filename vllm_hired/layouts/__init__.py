@@ -23,6 +23,8 @@ FAMILIES = {
     "qwen2_5_vl": "vllm_hired.layouts.qwen_vl",
     "qwen3_vl": "vllm_hired.layouts.qwen_vl",
     "qwen3_vl_moe": "vllm_hired.layouts.qwen_vl",
+    "internvl": "vllm_hired.layouts.internvl",
+    "internvl_chat": "vllm_hired.layouts.internvl",
 }
 """HF config's `model_type` -> module, imported when used."""
 

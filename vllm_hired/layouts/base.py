@@ -6,7 +6,7 @@ other families. Nothing here imports torch, and nothing depends on an image's co
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 
 class ImageSizeError(ValueError):
@@ -145,6 +145,26 @@ class Layout:
         tile = row // self.rows * self.tile_cols + col // self.cols
         cell = row % self.rows * self.cols + col % self.cols
         return (self.first_tile + tile) * self.cells_per_partition + cell
+
+
+def partition_side(hf_config: Any) -> int:
+    """Pixels along a side of a partition, where these are squares."""
+    return side_of(hf_config.vision_config.image_size)
+
+
+def patches_per_side(hf_config: Any) -> int:
+    """Patches along a side of such a partition."""
+    return partition_side(hf_config) // side_of(hf_config.vision_config.patch_size)
+
+
+def merge_side(hf_config: Any) -> int:
+    """Patches along a side of a cell; 1 in models that merge none."""
+    return round(1 / getattr(hf_config, "downsample_ratio", 1))
+
+
+def side_of(square: Any) -> int:
+    """Of a square, of which HF's InternVL names both sides."""
+    return int(square if isinstance(square, int) else square[0])
 
 
 def _lengths(tiles: int, side: int, start: int, length: int) -> list[int]:

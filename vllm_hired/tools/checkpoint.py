@@ -1,11 +1,17 @@
 """What a checkpoint says of itself, without vLLM and without its weights."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vllm_hired.engine.models import MODELS
+from vllm_hired.layouts.internvl import TileLimits, tile_limits
 from vllm_hired.layouts.qwen_vl import PixelLimits
-from vllm_hired.tools.config_file import read_config_file, read_pixel_limits
+from vllm_hired.tools.config_file import (
+    read_config_file,
+    read_pixel_limits,
+    read_tile_limits,
+)
 from vllm_hired.towers import tower_of
 
 
@@ -13,44 +19,83 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, incomplete, or of another kind."""
 
 
-def read_plain_config(
-    model: str, least_pixels: int | None = None, most_pixels: int | None = None
-) -> Any:
+@dataclass(frozen=True)
+class ImageLimits:
+    """Of a request or an engine, instead of those that the checkpoint's files have.
+
+    Attributes:
+        least_pixels: of an image, in Qwen-VL.
+        most_pixels: likewise.
+        least_tiles: of an image, in InternVL.
+        most_tiles: likewise.
+    """
+
+    least_pixels: int | None = None
+    most_pixels: int | None = None
+    least_tiles: int | None = None
+    most_tiles: int | None = None
+
+
+def read_plain_config(model: str, asked: ImageLimits = ImageLimits()) -> Any:
     """What `read_config` gives, as far as counting and costs need it: from config.json
     alone where that says enough, which takes no time.
 
     Args:
         model: directory, or a model id.
-        least_pixels: of an image, instead of those in the processor's file.
-        most_pixels: likewise.
+        asked: limits of images.
 
     Raises:
         CheckpointError
     """
     hf_config = _served(model, read_config_file(model) or read_config(model))
-    if tower_of(hf_config).has_tiles:
-        if least_pixels or most_pixels:
-            raise CheckpointError(
-                f"{model} resizes no image by its pixels: leave --min-pixels and "
-                "--max-pixels out"
-            )
-        return hf_config
+    has_tile_limits = hf_config.model_type in ("internvl", "internvl_chat")
+    has_pixel_limits = not tower_of(hf_config).has_tiles
+    if not has_pixel_limits and (asked.least_pixels or asked.most_pixels):
+        raise CheckpointError(
+            f"{model} resizes no image by its pixels: leave --min-pixels and "
+            "--max-pixels out"
+        )
+    if not has_tile_limits and (asked.least_tiles or asked.most_tiles):
+        raise CheckpointError(
+            f"{model} has no limits of tiles: leave --min-tiles and --max-tiles out"
+        )
+    if has_pixel_limits:
+        hf_config.update({"pixel_limits": _pixel_limits(model, asked)})
+    if has_tile_limits:
+        hf_config.update({"tile_limits": _tile_limits(model, hf_config, asked)})
+    return hf_config
+
+
+def _pixel_limits(model: str, asked: ImageLimits) -> PixelLimits:
     limits = read_pixel_limits(model)
     if limits is None:
-        if not (least_pixels and most_pixels):
+        if not (asked.least_pixels and asked.most_pixels):
             raise CheckpointError(
                 f"{model} has no preprocessor_config.json that says how images are "
                 "resized: give --min-pixels and --max-pixels"
             )
         limits = PixelLimits()
-    hf_config.update(
-        {
-            "pixel_limits": PixelLimits(
-                least_pixels or limits.least, most_pixels or limits.most
-            )
-        }
+    return PixelLimits(
+        asked.least_pixels or limits.least, asked.most_pixels or limits.most
     )
-    return hf_config
+
+
+def _tile_limits(model: str, hf_config: Any, asked: ImageLimits) -> TileLimits:
+    limits: TileLimits | None = tile_limits(hf_config)
+    if hf_config.model_type == "internvl":
+        limits = read_tile_limits(model)
+    if limits is None:
+        if not (asked.least_tiles and asked.most_tiles):
+            raise CheckpointError(
+                f"{model} has no preprocessor_config.json that says how images are "
+                "cut: give --min-tiles and --max-tiles"
+            )
+        limits = TileLimits()
+    return replace(
+        limits,
+        least=asked.least_tiles or limits.least,
+        most=asked.most_tiles or limits.most,
+    )
 
 
 def read_config(model: str) -> Any:

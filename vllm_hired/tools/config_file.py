@@ -5,13 +5,16 @@ costs need are stated here; a test holds them to transformers' own classes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm_hired.layouts import largest_image_sizes
+from vllm_hired.layouts.internvl import TileLimits
 from vllm_hired.layouts.qwen_vl import PixelLimits
+
+_T = TypeVar("_T")
 
 _TEXT = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
 _VISION = {
@@ -38,6 +41,22 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "intermediate_size": 22016,
         "vocab_size": 151936,
         "num_key_value_heads": 32,
+    },
+    "qwen3": {
+        **_TEXT,
+        "intermediate_size": 22016,
+        "vocab_size": 151936,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+    },
+    "internvl_vision": {
+        **_VISION,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": (448, 448),
+        "patch_size": (14, 14),
     },
 }
 """`model_type` of a nested config -> defaults of its class in transformers."""
@@ -105,10 +124,14 @@ QWEN_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """`model_type` of a Qwen-VL, and which nested config -> defaults, likewise."""
 
-LLAVA_DEFAULTS: dict[str, Any] = {
-    "vision_feature_layer": -2,
-    "vision_feature_select_strategy": "default",
+_LLAVA = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
+
+TOP_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llava": _LLAVA,
+    "llava_next": _LLAVA,
+    "internvl": {"downsample_ratio": 0.5},
 }
+"""`model_type` of a model -> defaults of its class, likewise."""
 
 
 class PlainConfig(SimpleNamespace):
@@ -129,11 +152,14 @@ def read_config_file(model: str) -> PlainConfig | None:
         data = _read(model, "config.json")
         if _is_qwen(data):
             return PlainConfig(**(data | _qwen_configs(data)))
-        nested = {
-            name: PlainConfig(**(DEFAULTS[data[name]["model_type"]] | data[name]))
-            for name in ("vision_config", "text_config")
-        }
-        config = PlainConfig(**(LLAVA_DEFAULTS | data | nested))
+        if data["model_type"] == "internvl_chat":
+            config = PlainConfig(**(data | _chat_configs(data)))
+        else:
+            nested = {
+                name: PlainConfig(**(DEFAULTS[data[name]["model_type"]] | data[name]))
+                for name in ("vision_config", "text_config")
+            }
+            config = PlainConfig(**(TOP_DEFAULTS[data["model_type"]] | data | nested))
         # Does the family find all that it reads?
         largest_image_sizes(config)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -148,14 +174,39 @@ def read_pixel_limits(model: str) -> PixelLimits | None:
     Args:
         model: directory, or a model id.
     """
+
+    def limits(data: Mapping[str, Any]) -> PixelLimits:
+        size = {**vars(PixelLimits()), **(data.get("size") or {})}
+        least = data.get("min_pixels") or size.get("shortest_edge", size["least"])
+        most = data.get("max_pixels") or size.get("longest_edge", size["most"])
+        return PixelLimits(int(least), int(most))
+
+    return _read_processor(model, limits)
+
+
+def read_tile_limits(model: str) -> TileLimits | None:
+    """How many tiles the processor file of an InternVL in HF's format allows; None
+    where there is no such file.
+
+    Args:
+        model: directory, or a model id.
+    """
+
+    def limits(data: Mapping[str, Any]) -> TileLimits:
+        least, most = TileLimits().least, TileLimits().most
+        return TileLimits(
+            int(data.get("min_patches", least)), int(data.get("max_patches", most))
+        )
+
+    return _read_processor(model, limits)
+
+
+def _read_processor(model: str, read: Callable[[Mapping[str, Any]], _T]) -> _T | None:
+    """What `read` makes of the image processor's file, in the form that is there."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         try:
             data = _read(model, name)
-            data = data.get("image_processor", data)
-            size = {**vars(PixelLimits()), **(data.get("size") or {})}
-            least = data.get("min_pixels") or size.get("shortest_edge", size["least"])
-            most = data.get("max_pixels") or size.get("longest_edge", size["most"])
-            return PixelLimits(int(least), int(most))
+            return read(data.get("image_processor", data))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             continue
     return None
@@ -163,6 +214,14 @@ def read_pixel_limits(model: str) -> PixelLimits | None:
 
 def _is_qwen(data: Mapping[str, Any]) -> bool:
     return f"{data['model_type']}_text" in QWEN_DEFAULTS
+
+
+def _chat_configs(data: Mapping[str, Any]) -> dict[str, PlainConfig]:
+    """Nested configs of an `InternVLChatModel`, whose own code writes them whole."""
+    return {
+        "text_config": PlainConfig(**data["llm_config"]),
+        "vision_config": PlainConfig(**data["vision_config"]),
+    }
 
 
 def _qwen_configs(data: Mapping[str, Any]) -> dict[str, PlainConfig]:

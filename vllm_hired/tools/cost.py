@@ -10,6 +10,7 @@ from typing import Any
 from vllm_hired.budget import KeptCount
 from vllm_hired.config import num_tower_layers
 from vllm_hired.layouts import Layout
+from vllm_hired.layouts.base import merge_side, patches_per_side, side_of
 from vllm_hired.tools.grid_cost import grid_flops
 from vllm_hired.towers import tower_of
 
@@ -55,9 +56,10 @@ def prefill_cost(
 def partition_flops(hf_config: Any) -> int:
     """The vision tower on one thumbnail or tile, as far as its layers run."""
     vision = hf_config.vision_config
-    patches = (vision.image_size // vision.patch_size) ** 2
+    patches = patches_per_side(hf_config) ** 2
     tokens, hidden = patches + 1, vision.hidden_size
-    embedding = 2 * patches * vision.num_channels * vision.patch_size**2 * hidden
+    values = vision.num_channels * side_of(vision.patch_size) ** 2
+    embedding = 2 * patches * values * hidden
     products = 8 * tokens * hidden**2 + 4 * tokens * hidden * vision.intermediate_size
     attention = 4 * tokens**2 * hidden
     return embedding + num_tower_layers(hf_config) * (products + attention)
@@ -66,7 +68,8 @@ def partition_flops(hf_config: Any) -> int:
 def projector_flops(hf_config: Any, tokens: int) -> int:
     """The two-layer projector on so many tokens."""
     text = hf_config.text_config.hidden_size
-    return 2 * tokens * (hf_config.vision_config.hidden_size * text + text**2)
+    cell = hf_config.vision_config.hidden_size * merge_side(hf_config) ** 2
+    return 2 * tokens * (cell * text + text**2)
 
 
 def llm_flops(text_config: Any, tokens: int) -> int:

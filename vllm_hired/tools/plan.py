@@ -15,7 +15,7 @@ from vllm_hired.budget import KeptCount, kept_count
 from vllm_hired.config import HiredConfig
 from vllm_hired.layouts import ImageSizeError, Layout, image_layout
 from vllm_hired.tools.arguments import budget_argument
-from vllm_hired.tools.checkpoint import read_plain_config
+from vllm_hired.tools.checkpoint import ImageLimits, read_plain_config
 from vllm_hired.tools.cost import BYTES, kv_bytes_per_token, prefill_cost
 from vllm_hired.tools.tables import Row, as_table
 
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=int,
             help="Qwen-VL: a request's or the engine's (default: the checkpoint's)",
         )
+        parser.add_argument(f"--{name}-tiles", type=int, help="InternVL: likewise")
     parser.add_argument(
         "--text-tokens", type=int, default=100, help="prompt and answer (default: 100)"
     )
@@ -94,12 +95,15 @@ def run(args: argparse.Namespace) -> tuple[str, list[str]]:
             raise ValueError(
                 f"--{option} {getattr(args, name)}: it must be a number above 0"
             )
-    for name in ("min_pixels", "max_pixels"):
+    for name in ("min_pixels", "max_pixels", "min_tiles", "max_tiles"):
         value = getattr(args, name)
         if value is not None and value < 1:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} {value}: it must be above 0")
-    hf_config = read_plain_config(args.model, args.min_pixels, args.max_pixels)
+    limits = ImageLimits(
+        args.min_pixels, args.max_pixels, args.min_tiles, args.max_tiles
+    )
+    hf_config = read_plain_config(args.model, limits)
     found, skipped = measure_images(hf_config, args.images)
     sizes += found
     if not sizes:

@@ -1,7 +1,8 @@
 """Towers whose merger makes a cell of several patches: from patches to cells.
 
-The patches of a cell are neighbours in memory, and cells come in row-major order, in
-the layers of Qwen2.5-VL window by window.
+In Qwen-VL the patches of a cell are neighbours in memory, and cells come in row-major
+order, in the layers of Qwen2.5-VL window by window. In InternVL all patches of a
+partition come in row-major order.
 """
 
 from functools import lru_cache
@@ -30,6 +31,22 @@ def cell_sums(
         return cells
     order = window_order(rows, cols, window, patches.device)
     return torch.empty_like(cells).index_copy_(1, order, cells)
+
+
+def block_sums(patches: Tensor, rows: int, cols: int, side: int) -> Tensor:
+    """Sums over the patches of each cell, both in row-major order.
+
+    Args:
+        patches: `[B, rows * side * cols * side, ...]`.
+        rows: of cells in a partition.
+        cols: likewise.
+        side: of a cell in patches.
+
+    Returns:
+        `[B, rows * cols, ...]`.
+    """
+    blocks = patches.unflatten(1, (rows, side, cols, side))
+    return blocks.sum(dim=(2, 4)).flatten(1, 2)
 
 
 @lru_cache(maxsize=512)

@@ -7,6 +7,8 @@ _SERVED = {
     "Qwen2_5_VLForConditionalGeneration": "vllm_hired.engine.models.qwen_vl",
     "Qwen3VLForConditionalGeneration": "vllm_hired.engine.models.qwen_vl",
     "Qwen3VLMoeForConditionalGeneration": "vllm_hired.engine.models.qwen_vl",
+    "InternVLChatModel": "vllm_hired.engine.models.internvl",
+    "InternVLForConditionalGeneration": "vllm_hired.engine.models.internvl",
 }
 """Upstream's architecture -> the module of our class, called `Hired...` after it."""
 

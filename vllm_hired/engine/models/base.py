@@ -38,6 +38,7 @@ class HiredModelMixin(SupportsMultiModal):
     @override
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.model_config = vllm_config.model_config
         self.hired = HiredConfig.from_hf_config(self.config)
         problem = contract_problem(type(self))
         if problem is not None and given_settings(self.config):

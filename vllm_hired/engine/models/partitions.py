@@ -1,4 +1,4 @@
-"""Towers that encode an image as partitions of one size: LLaVA's."""
+"""Towers that encode an image as partitions of one size: LLaVA's and InternVL's."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -7,23 +7,28 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from typing_extensions import override
+from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalKwargsItem
 
 from vllm_hired.engine.capture import capture
 from vllm_hired.engine.inputs import item_layout
 from vllm_hired.engine.models.base import HiredModelMixin
-from vllm_hired.layouts import Layout, image_layout, largest_image_sizes
+from vllm_hired.layouts import Layout, image_layout
 from vllm_hired.selectors.base import kept_rows
-from vllm_hired.towers.observation import Observation
-from vllm_hired.towers.reading import observations
+from vllm_hired.towers.observation import Observation, Quantity
+from vllm_hired.towers.reading import Reading, observations
 
 
 class HiredPartitionsModelMixin(HiredModelMixin):
-    """Chooses cells before an upstream LLaVA model's projector.
+    """Chooses cells before the projector of an upstream model, of LLaVA's unless
+    `encode` and `project` are overridden.
 
     Attributes:
+        pixels_key: under which images are among the processed inputs.
         relies_on: see `contract.attribute_problems`.
     """
+
+    pixels_key: ClassVar[str] = "pixel_values"
 
     relies_on: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "clip:CLIPVisionModel.__init__": ("vision_model",),
@@ -80,14 +85,18 @@ class HiredPartitionsModelMixin(HiredModelMixin):
     ) -> Sequence[Tensor]:
         """One tower forward after another, so that the features of one at a time are
         held; then the projector, on kept tokens alone."""
-        pixel_values = [*inputs["pixel_values"]]
+        pixel_values = self._images(inputs)
         rows = []
         for images in self._forwards(layouts):
             features, selections = self.select(
                 pixel_values[images], layouts[images], counts[images]
             )
             rows.append(kept_rows(features, selections, layouts[images]))
-        return self.multi_modal_projector(torch.cat(rows)).split(counts)
+        return self.project(torch.cat(rows)).split(counts)
+
+    def _images(self, inputs: Mapping[str, Any]) -> list[Tensor]:
+        """The pixels of each image."""
+        return [*inputs[self.pixels_key]]
 
     def observe(
         self, images: list[Tensor], layouts: list[Layout]
@@ -103,10 +112,7 @@ class HiredPartitionsModelMixin(HiredModelMixin):
         """
         partitions = [image.view(-1, *image.shape[-3:]) for image in images]
         needs, readings = self._wanted()
-        with capture(self.vision_tower, readings) as measured:
-            features = self._image_pixels_to_features(
-                self.vision_tower, torch.cat(partitions)
-            )
+        features, measured = self.encode(torch.cat(partitions), readings)
         return features, observations(
             features,
             measured,
@@ -114,6 +120,28 @@ class HiredPartitionsModelMixin(HiredModelMixin):
             needs,
             [layout.num_partitions for layout in layouts],
         )
+
+    def encode(
+        self, pixels: Tensor, readings: Mapping[Quantity, Reading]
+    ) -> tuple[Tensor, dict[Quantity, Tensor]]:
+        """One forward of the tower.
+
+        Args:
+            pixels: `[B, 3, H, W]`, partitions of one image after another.
+            readings: by name.
+
+        Returns:
+            features `[B, N, D]` of the cells, and by name what was measured of them,
+            `[B, N, ...]`, or of [CLS] before them, too.
+        """
+        with capture(self.vision_tower, readings) as measured:
+            features = self._image_pixels_to_features(self.vision_tower, pixels)
+        return features, measured
+
+    def project(self, rows: Tensor) -> Tensor:
+        """`[K, D]` features of kept cells -> `[K, hidden]`."""
+        projected: Tensor = self.multi_modal_projector(rows)
+        return projected
 
     @override
     def get_mm_lora_token_counts(
@@ -136,13 +164,15 @@ class HiredPartitionsModelMixin(HiredModelMixin):
         if self.hired.unsupported is not None:
             return tower, connector
         if mm_kwargs is None:
-            partitions = max(
-                image_layout(self.config, *size).num_partitions
-                for size in largest_image_sizes(self.config)
-            )
+            info = MULTIMODAL_REGISTRY.get_processing_info(self.model_config)
+            layouts = info.get_largest_images().values()
+            partitions = max(layout.num_partitions for layout in layouts)
             images = min(num_mm_embeds, self.max_images_per_batch)
-            return images * self._encoded(partitions), partitions * num_mm_embeds
-        if "pixel_values" not in mm_kwargs:
+            return (
+                max(tower, images * self._encoded(partitions)),
+                partitions * num_mm_embeds,
+            )
+        if self.pixels_key not in mm_kwargs:
             return tower, connector
         if "num_kept" not in mm_kwargs:
             # Upstream forgets the [CLS] of LLaVA-1.5's one partition.

@@ -97,7 +97,7 @@ def inspect_image(
         ImageSizeError: an image with nothing to select from.
     """
     hf_config = read_config(model)
-    if not tower_of(hf_config).has_tiles:
+    if tower_of(hf_config).feature_strategy is None:
         raise CheckpointError(
             f"{model}: inspect cannot show the family {hf_config.model_type}"
         )
