@@ -133,9 +133,9 @@ def write_results(
     name: str,
     tables: Mapping[str, Sequence[Row]],
     raw: Any,
-    figure: Figure,
+    figure: Figure | None = None,
 ) -> None:
-    """Writes `name.json`, `name.md` and `name.png`, and prints the tables."""
+    """Writes `name.json`, `name.md` and, of a figure, `name.png`; prints the tables."""
     args.out.mkdir(parents=True, exist_ok=True)
     facts = provenance()
     model = args.model or f"{args.shape}, dummy weights"
@@ -149,5 +149,8 @@ def write_results(
     result = {"model": model, "dtype": args.dtype, "device": args.device}
     result |= {**facts, "tables": tables, "raw": raw}
     (args.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    figure.savefig(args.out / f"{name}.png", dpi=120, bbox_inches="tight")
-    print(f"\n{text}\n\n{args.out / name}.json, .md, .png")
+    print(f"\n{text}\n\n{args.out / name}.json, .md", end="")
+    if figure is not None:
+        figure.savefig(args.out / f"{name}.png", dpi=120, bbox_inches="tight")
+        print(", .png", end="")
+    print()

@@ -1,5 +1,6 @@
 """A real `vllm serve`, started, asked and stopped, for campaigns and tests."""
 
+import argparse
 import base64
 import io
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import requests
@@ -119,6 +121,33 @@ def running_server(
         finally:
             process.terminate()
             process.wait(timeout=60)
+
+
+@contextmanager
+def campaign_server(
+    args: argparse.Namespace, options: str, overrides: str | None
+) -> Iterator[RunningServer]:
+    """A server of `args.model` in a folder that is left behind with nothing.
+
+    Args:
+        args: of `harness.make_parser`.
+        options: of `vllm serve`.
+        overrides: `--hf-overrides`, or None for stock vLLM, without the plugin.
+    """
+    command = f"vllm serve {Path(args.model).resolve()} --dtype {args.dtype} {options}"
+    variables = {"HF_HUB_OFFLINE": "1"}
+    if args.device == "cpu":
+        command += " --enforce-eager"
+        variables |= {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    if overrides is None:
+        variables |= {"VLLM_PLUGINS": ""}
+    else:
+        command += f" --hf-overrides {overrides}"
+    with (
+        TemporaryDirectory() as folder,
+        running_server(command, Path(folder), **variables) as server,
+    ):
+        yield server
 
 
 def _wait_until_healthy(server: RunningServer, log: Path) -> None:
