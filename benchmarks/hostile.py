@@ -27,8 +27,14 @@ from transformers import AutoConfig
 from benchmarks.harness import make_parser, write_results
 from benchmarks.hostile_images import noise
 from benchmarks.hostile_requests import KINDS, Attack, attacks
-from benchmarks.server import CHAT, RunningServer, as_url, campaign_server, chat_body
-from benchmarks.tiny.model import CHECKPOINT
+from benchmarks.server import (
+    CHAT,
+    SMALL_MODEL,
+    RunningServer,
+    as_url,
+    campaign_server,
+    chat_body,
+)
 from vllm_hired.tools.tables import Row
 
 OPTIONS = (
@@ -195,8 +201,7 @@ def ending(status: int | str) -> str:
 
 
 def main() -> None:
-    parser = make_parser(__doc__)
-    parser.set_defaults(model=str(CHECKPOINT), dtype="float32")
+    parser = make_parser(__doc__, SMALL_MODEL)
     parser.add_argument("--requests", type=int, default=1300, help="default: 1300")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     args = parser.parse_args()

@@ -22,7 +22,9 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 CHAT = "/v1/chat/completions"
-START_LIMIT_S = 600
+START_LIMIT_S = 900
+SMALL_MODEL = "checkpoints/llava-next-tiny"
+"""What campaigns ask unless told otherwise."""
 
 
 @dataclass

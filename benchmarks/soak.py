@@ -22,8 +22,14 @@ from tqdm import tqdm
 
 from benchmarks.harness import make_parser, now, write_results
 from benchmarks.hostile_images import noise
-from benchmarks.server import CHAT, RunningServer, as_url, campaign_server, chat_body
-from benchmarks.tiny.model import CHECKPOINT
+from benchmarks.server import (
+    CHAT,
+    SMALL_MODEL,
+    RunningServer,
+    as_url,
+    campaign_server,
+    chat_body,
+)
 from vllm_hired.tools.tables import Row
 
 AT_ONCE = 16
@@ -88,7 +94,11 @@ def memory(server: RunningServer) -> dict[str, dict[str, float]]:
 
 
 def soak(
-    server: RunningServer, bodies: Sequence[Body], rounds: int, seed: int, title: str
+    server: RunningServer,
+    bodies: Sequence[Body],
+    rounds: int,
+    seed: int,
+    title: str = "soak",
 ) -> dict[str, Any]:
     """Each request alone, then all of them, `AT_ONCE` at a time, `rounds` times.
 
@@ -170,8 +180,7 @@ def serve_and_soak(args: argparse.Namespace, overrides: str | None) -> dict[str,
 
 
 def main() -> None:
-    parser = make_parser(__doc__)
-    parser.set_defaults(model=str(CHECKPOINT), dtype="float32")
+    parser = make_parser(__doc__, SMALL_MODEL)
     parser.add_argument("--requests", type=int, default=64, help="default: 64")
     parser.add_argument("--rounds", type=int, default=20, help="default: 20")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")

@@ -120,52 +120,58 @@ def test_encoders_apart(
     assert stocks["token_ids"] == [output["token_ids"] for output in stock]
 
 
-READERS: dict[str, tuple[dict[str, Any], float | None, bool]] = {
-    "an engine of the same budget": (HIRED, None, True),
+READERS: dict[str, tuple[str, dict[str, Any], float | None, bool]] = {
+    "an engine of the same budget": ("ExampleConnector", HIRED, None, True),
     "a request of the same budget": (
+        "MultiConnector",
         {"hired_budget": 0.1, "hired_max_budget": 0.2},
         0.2,
         True,
     ),
-    "another budget": ({"hired_budget": 0.1}, None, False),
+    "another budget": ("ExampleConnector", {"hired_budget": 0.1}, None, False),
     # As many tokens, others.
-    "another method": (HIRED | {"hired_selector": "even"}, None, False),
+    "another method": (
+        "MultiConnector",
+        HIRED | {"hired_selector": "even"},
+        None,
+        False,
+    ),
 }
-"""Settings of an engine, a request's budget, and whether it may use the KV cache of an
-engine with `HIRED`."""
+"""A connector, an engine's settings, a request's budget, and whether it may use the KV
+cache of an engine with `HIRED`."""
 
 
-@pytest.mark.parametrize("is_multi", [False, True], ids=["one", "two"])
 def test_kv_caches_in_shared_storage(
-    checkpoint: Path, make_engine: MakeEngine, tmp_path: Path, is_multi: bool
+    checkpoint: Path, make_engine: MakeEngine, tmp_path: Path
 ) -> None:
     """Whoever keeps the same tokens reads them; all answer as if alone."""
     storage = kv_storage(tmp_path / "shared")
-    both = {
-        "kv_connector": "MultiConnector",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {
-            "connectors": [kv_storage(tmp_path / "another"), storage]
+    several = [kv_storage(tmp_path / "another"), storage]
+    connectors = {
+        "ExampleConnector": storage,
+        "MultiConnector": {
+            "kv_connector": "MultiConnector",
+            "kv_role": "kv_both",
+            "kv_connector_extra_config": {"connectors": several},
         },
     }
     with Processes() as processes:
 
-        def ask(name: str, connector: dict[str, Any]) -> Any:
-            settings, budget, _ = READERS[name]
+        def ask(name: str, reader: str) -> Any:
+            connector, settings, budget, _ = READERS[reader]
             return processes(
-                role(f"{len(processes.executors)} {name}"),
+                role(name),
                 answer_and_count,
                 str(checkpoint),
                 [(sizes, budget) for sizes in IMAGES],
                 hf_overrides=settings,
-                kv_transfer_config=connector,
+                kv_transfer_config=connectors[connector],
             )
 
-        writer = ask("an engine of the same budget", storage)
+        writer = ask("writer", "an engine of the same budget")
         assert writer["cached"] == [0, 0, 0]
-        for name, (settings, budget, is_hit) in READERS.items():
-            reader = ask(name, both if is_multi else storage)
+        for name, (_, settings, budget, is_hit) in READERS.items():
+            reader = ask(name, name)
             assert [tokens > 0 for tokens in reader["cached"]] == [is_hit] * 3, name
-            assert reader["token_ids"] == alone(
-                make_engine(checkpoint, **settings), budget
-            ), name
+            expected = alone(make_engine(checkpoint, **settings), budget)
+            assert reader["token_ids"] == expected, name

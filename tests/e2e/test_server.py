@@ -16,6 +16,8 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoConfig
 
+from benchmarks.hostile import SILENCE, run_campaign
+from benchmarks.hostile_requests import attacks
 from benchmarks.server import (
     CHAT,
     RunningServer,
@@ -24,6 +26,7 @@ from benchmarks.server import (
     data_url,
     running_server,
 )
+from benchmarks.soak import mixture, soak
 from tests import oracle
 from tests.conftest import ARCHITECTURES, WriteCheckpoint
 from tests.engine import noise_image
@@ -39,7 +42,9 @@ COMMANDS = {
 
 OPTIONS = (
     "--trust-request-mm-kwargs --max-model-len 1024 --dtype float32 --enforce-eager "
-    "--max-num-batched-tokens 1024 --max-num-seqs 8 --limit-mm-per-prompt.image 3"
+    "--max-num-batched-tokens 1024 --max-num-seqs 8 --limit-mm-per-prompt.image 3 "
+    # A KV cache of one long prompt, so that many at once preempt each other.
+    "--block-size 32 --num-gpu-blocks-override 34"
 )
 DASHBOARD = Path(__file__).parents[2] / "docs/dashboards/vllm-hired.json"
 
@@ -253,3 +258,21 @@ def test_broken_images_are_400(server: Server, keep: int) -> None:
     response = server.chat(data_url(png[:keep]))
     assert response.status_code in (400, 422), response.text
     assert server.prompt_tokens(IMAGE) > 0
+
+
+def test_a_short_campaign_of_hostile_requests(server: Server) -> None:
+    """`benchmarks.hostile` has a longer one, and what stock says."""
+    width = server.hf_config.text_config.hidden_size
+    found = run_campaign(server, attacks(104, seed=1, width=width))
+    assert found.said == {}
+    assert SILENCE not in found.statuses
+    assert found.healthy == [True, True]
+    assert found.lived
+
+
+def test_a_short_soak(server: Server) -> None:
+    """Many at once answer as each alone; `benchmarks.soak` has a longer one."""
+    bodies = mixture(24, seed=1, budgets=(0.05, 0.1, 0.2))
+    found = soak(server, bodies, rounds=1, seed=1)
+    assert found["unlike"] == [[]]
+    assert found["preemptions"] > 0
