@@ -45,7 +45,7 @@ OPTIONS = (
 OVERRIDES = "hired_budget=0.2,hired_max_budget=0.5"
 SILENCE = "no answer"
 HUNG_UP = "hung up"
-LIMIT_S = 120
+LIMIT_S = 300
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Campaign:
 
     Attributes:
         statuses: per request its HTTP status, `SILENCE`, or `HUNG_UP`.
-        said: beginnings of the 5xx answers, by request.
+        said: beginnings of 5xx answers and errors of silence, by request.
         healthy: after each hundred, whether both answers were as at first.
         lived: whether the engine was there at the end.
     """
@@ -77,10 +77,12 @@ def run_campaign(
     first = ask()
     with ThreadPoolExecutor(4) as pool, tqdm(total=len(drawn), desc=title) as bar:
         for start in range(0, len(drawn), 100):
-            hundred = [attack for _, attack in drawn[start : start + 100]]
-            for status, text in pool.map(partial(send, server), hundred):
-                if isinstance(status, int) and status >= 500:
+            kinds, hundred = zip(*drawn[start : start + 100], strict=True)
+            answers = pool.map(partial(send, server), hundred)
+            for kind, (status, text) in zip(kinds, answers, strict=True):
+                if is_failure(status):
                     found.said[len(found.statuses)] = text[:300]
+                    bar.write(f"{kind}: {status} {text[:300]}")
                 found.statuses.append(status)
                 bar.update()
             found.lived = server.is_healthy()

@@ -22,7 +22,8 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 CHAT = "/v1/chat/completions"
-START_LIMIT_S = 900
+START_LIMIT_S = 1800
+STOP_LIMIT_S = 300
 SMALL_MODEL = "checkpoints/llava-next-tiny"
 """What campaigns ask unless told otherwise."""
 
@@ -122,7 +123,7 @@ def running_server(
             yield server
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=STOP_LIMIT_S)
 
 
 @contextmanager
