@@ -23,20 +23,32 @@ from vllm_hired.tools.tables import Row, as_table
 RESULTS = Path(__file__).parent / "results"
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Arguments of every measurement."""
+def make_parser(
+    description: str | None, model: str | None = None
+) -> argparse.ArgumentParser:
+    """Arguments of every measurement.
+
+    Args:
+        description: what `--help` begins with.
+        model: a checkpoint that stands in for `--model`, in float32, where answers are
+            needed; dummy weights cannot be asked for then.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
     )
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument(
-        "--shape",
-        choices=SHAPES,
-        default="llava-next-7b",
-        help="dimensions of a model with dummy weights (default: llava-next-7b)",
-    )
-    model.add_argument("--model", help="directory or id of a real checkpoint")
-    parser.add_argument("--dtype", default="bfloat16", help="default: bfloat16")
+    if model is not None:
+        parser.add_argument("--model", default=model, help=f"default: {model}")
+    else:
+        models = parser.add_mutually_exclusive_group()
+        models.add_argument(
+            "--shape",
+            choices=SHAPES,
+            default="llava-next-7b",
+            help="dimensions of a model with dummy weights (default: llava-next-7b)",
+        )
+        models.add_argument("--model", help="directory or id of a real checkpoint")
+    dtype = "bfloat16" if model is None else "float32"
+    parser.add_argument("--dtype", default=dtype, help=f"default: {dtype}")
     parser.add_argument(
         "--device",
         choices=["cpu", "cuda"],
@@ -133,9 +145,9 @@ def write_results(
     name: str,
     tables: Mapping[str, Sequence[Row]],
     raw: Any,
-    figure: Figure,
+    figure: Figure | None = None,
 ) -> None:
-    """Writes `name.json`, `name.md` and `name.png`, and prints the tables."""
+    """Writes `name.json`, `name.md` and, of a figure, `name.png`; prints the tables."""
     args.out.mkdir(parents=True, exist_ok=True)
     facts = provenance()
     model = args.model or f"{args.shape}, dummy weights"
@@ -149,5 +161,8 @@ def write_results(
     result = {"model": model, "dtype": args.dtype, "device": args.device}
     result |= {**facts, "tables": tables, "raw": raw}
     (args.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    figure.savefig(args.out / f"{name}.png", dpi=120, bbox_inches="tight")
-    print(f"\n{text}\n\n{args.out / name}.json, .md, .png")
+    print(f"\n{text}\n\n{args.out / name}.json, .md", end="")
+    if figure is not None:
+        figure.savefig(args.out / f"{name}.png", dpi=120, bbox_inches="tight")
+        print(", .png", end="")
+    print()

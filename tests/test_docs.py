@@ -71,6 +71,14 @@ def test_every_python_block_is_whole_or_a_row_of_a_table() -> None:
             assert "import " in block or re.fullmatch(r'"\w+": ".*",\n', block), block
 
 
+def test_tests_that_the_deployment_page_names_exist() -> None:
+    page = (ROOT / "docs/deployment.md").read_text()
+    named = re.findall(r"`(tests/\S+\.py)::(\w+)`", page)
+    assert len(named) > 10
+    for path, test in named:
+        assert f"def {test}(" in (ROOT / path).read_text(), (path, test)
+
+
 @pytest.fixture
 def taught(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of the selector in docs/extending.md, added as the page says."""

@@ -3,10 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from vllm.exceptions import VLLMValidationError
-from vllm.multimodal.cache import MultiModalProcessorOnlyCache
+from vllm.multimodal.cache import (
+    MultiModalProcessorOnlyCache,
+    ShmObjectStoreSenderCache,
+)
 
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
@@ -37,17 +42,35 @@ def front_end(any_checkpoint: Path) -> FrontEnd:
     return FrontEnd(any_checkpoint)
 
 
-def test_images_count_once_a_request_cached_or_not(front_end: FrontEnd) -> None:
-    cache = MultiModalProcessorOnlyCache(front_end.config)
+@contextmanager
+def cache_of(kind: str, front_end: FrontEnd) -> Iterator[Any]:
+    """One of vLLM's caches of processed images in the front end."""
+    if kind == "shm":
+        front_end.config.get_multimodal_config().mm_processor_cache_gb = 0.01
+        ranks = SimpleNamespace(world_size=1)
+        cache = ShmObjectStoreSenderCache(
+            SimpleNamespace(model_config=front_end.config, parallel_config=ranks)
+        )
+        yield cache
+        cache.close()
+    else:
+        yield MultiModalProcessorOnlyCache(front_end.config)
+
+
+@pytest.mark.parametrize("kind", ["processor_only", "shm"])
+def test_images_count_once_a_request_cached_or_not(
+    front_end: FrontEnd, kind: str
+) -> None:
     images = [noise_image(112, 112), noise_image(60, 30)]
     kept = sum(front_end.expected(image, "0.2") for image in images)
     stock = sum(front_end.expected(image, "1") for image in images)
-    for _ in range(2):
-        with counted() as counts:
-            front_end(*images, budget=0.2, cache=cache)
-        assert counts == {"images": 2, "kept": kept, "dropped": stock - kept}
-    with counted() as whole:
-        front_end(*images, budget=1.0, cache=cache)
+    with cache_of(kind, front_end) as cache:
+        for _ in range(2):
+            with counted() as counts:
+                front_end(*images, budget=0.2, cache=cache)
+            assert counts == {"images": 2, "kept": kept, "dropped": stock - kept}
+        with counted() as whole:
+            front_end(*images, budget=1.0, cache=cache)
     assert whole == {"images": 2, "kept": stock, "dropped": 0}
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from benchmarks.server import as_url
 from tests.conftest import WriteQwenCheckpoint
-from tests.e2e.test_server import Server, as_url, expected_counters, serving
+from tests.e2e.test_server import Server, expected_counters, serving
 from tests.engine import noise_image
 from tests.qwen import QwenFrontEnd
 

@@ -1,15 +1,8 @@
 """A real `vllm serve` with the commands of the README, and what it reports."""
 
 import base64
-import io
 import json
-import os
 import re
-import shlex
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +16,17 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoConfig
 
+from benchmarks.hostile import SILENCE, run_campaign
+from benchmarks.hostile_requests import attacks
+from benchmarks.server import (
+    CHAT,
+    RunningServer,
+    as_url,
+    chat_body,
+    data_url,
+    running_server,
+)
+from benchmarks.soak import mixture, soak
 from tests import oracle
 from tests.conftest import ARCHITECTURES, WriteCheckpoint
 from tests.engine import noise_image
@@ -38,16 +42,17 @@ COMMANDS = {
 
 OPTIONS = (
     "--trust-request-mm-kwargs --max-model-len 1024 --dtype float32 --enforce-eager "
-    "--max-num-batched-tokens 1024 --max-num-seqs 8 --limit-mm-per-prompt.image 3"
+    "--max-num-batched-tokens 1024 --max-num-seqs 8 --limit-mm-per-prompt.image 3 "
+    # A KV cache of one long prompt, so that many at once preempt each other.
+    "--block-size 32 --num-gpu-blocks-override 34"
 )
 DASHBOARD = Path(__file__).parents[2] / "docs/dashboards/vllm-hired.json"
-START_LIMIT_S = 600
 
 
 @dataclass
-class Server:
-    url: str
-    process: subprocess.Popen[bytes]
+class Server(RunningServer):
+    """With what its checkpoint says of counts."""
+
     checkpoint: Path
 
     @cached_property
@@ -63,34 +68,17 @@ class Server:
 
     def counters(self) -> dict[str, float]:
         """Ours on `/metrics`, by their names without the prefix."""
-        text = requests.get(f"{self.url}/metrics", timeout=60).text
         return {
-            sample.name.removeprefix("vllm_hired_"): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name.startswith("vllm_hired_")
-            and not sample.name.endswith(("_bucket", "_created"))
+            name.removeprefix("vllm_hired_"): value
+            for name, value in self.metrics().items()
+            if name.startswith("vllm_hired_")
+            and not name.endswith(("_bucket", "_created"))
         }
 
-    def chat(
-        self,
-        *images: str,
-        prompt: str = "What is this?",
-        uuid: str | None = None,
-        **extra: Any,
-    ) -> requests.Response:
-        content: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": url}, "uuid": uuid}
-            for url in images
-        ]
-        content.append({"type": "text", "text": prompt})
-        body = {
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": 6,
-            "temperature": 0,
-            **extra,
-        }
-        return requests.post(f"{self.url}/v1/chat/completions", json=body, timeout=60)
+    def chat(self, *images: str, **options: Any) -> requests.Response:
+        """Asks what `chat_body` writes."""
+        body = chat_body(*images, **options)
+        return requests.post(f"{self.url}{CHAT}", json=body, timeout=60)
 
     def prompt_tokens(self, *images: str, **extra: Any) -> int:
         response = self.chat(*images, **extra)
@@ -111,43 +99,14 @@ def expected_counters(kept: list[int], stock: int) -> dict[str, float]:
     }
 
 
-def as_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return data_url(buffer.getvalue())
-
-
-def data_url(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
-
-
 @contextmanager
 def serving(command: str, folder: Path, checkpoint: Path) -> Iterator[Server]:
-    """A server started by a command as people type it, in a folder, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
-        "VLLM_LOGGING_LEVEL": "INFO",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    # `env` takes the variables that a command may begin with.
-    words = ["env", *shlex.split(command), *f"--host 127.0.0.1 --port {port}".split()]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            words, cwd=folder, env=environment, stdout=log, stderr=log
-        )
-        server = Server(f"http://127.0.0.1:{port}", process, checkpoint)
-        try:
-            wait_until_healthy(server, folder / "log")
-            yield server
-            assert process.poll() is None, "the server died"
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
+    """A server that lives to the end and says what it serves."""
+    with running_server(command, folder) as running:
+        yield Server(running.url, running.process, checkpoint)
+        assert running.process.poll() is None, "the server died"
     said = (folder / "log").read_text()
-    (upstream,) = server.hf_config.architectures
+    (upstream,) = AutoConfig.from_pretrained(checkpoint).architectures
     assert f"Hired{upstream}: hired_budget=0.2" in said
 
 
@@ -163,18 +122,6 @@ def server(
     command = f"{COMMANDS[request.param]} {OPTIONS}"
     with serving(command, folder, checkpoint) as server:
         yield server
-
-
-def wait_until_healthy(server: Server, log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline:
-        assert server.process.poll() is None, log.read_text()[-3000:]
-        try:
-            if requests.get(f"{server.url}/health", timeout=5).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.5)
-    raise TimeoutError(log.read_text()[-3000:])
 
 
 SQUARE, WIDE = noise_image(112, 112), noise_image(112, 56)
@@ -311,3 +258,21 @@ def test_broken_images_are_400(server: Server, keep: int) -> None:
     response = server.chat(data_url(png[:keep]))
     assert response.status_code in (400, 422), response.text
     assert server.prompt_tokens(IMAGE) > 0
+
+
+def test_a_short_campaign_of_hostile_requests(server: Server) -> None:
+    """`benchmarks.hostile` has a longer one, and what stock says."""
+    width = server.hf_config.text_config.hidden_size
+    found = run_campaign(server, attacks(104, seed=1, width=width))
+    assert found.said == {}
+    assert SILENCE not in found.statuses
+    assert found.healthy == [True, True]
+    assert found.lived
+
+
+def test_a_short_soak(server: Server) -> None:
+    """Many at once answer as each alone; `benchmarks.soak` has a longer one."""
+    bodies = mixture(24, seed=1, budgets=(0.05, 0.1, 0.2))
+    found = soak(server, bodies, rounds=1, seed=1)
+    assert found["unlike"] == [[]]
+    assert found["preemptions"] > 0

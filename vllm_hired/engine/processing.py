@@ -13,14 +13,13 @@ from typing import Any, ClassVar
 
 import torch
 import vllm
-from cachetools import LRUCache
 from transformers import BatchFeature
 from typing_extensions import override
 from vllm.config.multimodal import MultiModalDummyOptions
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import MultiModalInput
-from vllm.logger import init_logger
 from vllm.model_executor.model_loader import get_model_cls
+from vllm.multimodal.cache import BaseMultiModalProcessorCache
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.parse import MultiModalDataItems
 from vllm.multimodal.processing import (
@@ -34,8 +33,8 @@ from vllm.multimodal.processing import (
 
 from vllm_hired.config import setting_keys
 from vllm_hired.engine.contract import contract_problem
+from vllm_hired.engine.counting import ImageCounter
 from vllm_hired.engine.inputs import input_layouts, item_layout
-from vllm_hired.engine.metrics import metrics
 from vllm_hired.engine.processing_info import HiredProcessingInfoMixin
 from vllm_hired.engine.refusals import (
     PROCESSOR_FILES,
@@ -47,13 +46,6 @@ from vllm_hired.selectors import SELECTORS, make_selector
 from vllm_hired.selectors.probe import needs_problem, probe_problem
 from vllm_hired.towers import tower_type
 from vllm_hired.values import read_budget
-
-# Under "vllm", where vLLM has set up its handlers.
-logger = init_logger(f"vllm.{__name__}")
-
-
-MOST_REMEMBERED = 100_000
-"""Images whose stock count is remembered: more than vLLM's cache of them holds."""
 
 
 @dataclass
@@ -78,8 +70,7 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._stock_counts: LRUCache[str, int] = LRUCache(MOST_REMEMBERED)
-        metrics()  # From here on `/metrics` shows the counters, at zero.
+        self._images = ImageCounter(self.info.get_hf_config())
 
     @override
     def apply(
@@ -112,29 +103,8 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         except ImageSizeError as error:
             raise VLLMValidationError(str(error), parameter="image") from error
         if not isinstance(inputs, DummyInputs):
-            self._count_images(result)
+            self._images.count(result)
         return result
-
-    def _count_images(self, result: MultiModalInput) -> None:
-        """Counts what a request's images keep, and what stock vLLM would have kept.
-
-        The stock count is that of the image whose embeddings are used. vLLM hands out
-        an image's data once; later the image is in its cache, and its count in ours.
-        """
-        try:
-            hashes, items, ranges = (
-                result[key].get("image", ())
-                for key in ("mm_hashes", "mm_kwargs", "mm_placeholders")
-            )
-            for mm_hash, item, kept in zip(hashes, items, ranges, strict=True):
-                if item is not None and "num_kept" in item:
-                    layout = item_layout(self.info.get_hf_config(), item)
-                    self._stock_counts[mm_hash] = layout.num_stock_tokens
-                count = kept.get_num_embeds()
-                metrics().count_image(count, self._stock_counts.get(mm_hash, count))
-        except Exception:
-            # A counter must never cost anyone an answer.
-            logger.exception("vllm_hired could not count the images of a request")
 
     def check_dropping(self) -> None:
         """Finds out, once, whether this vLLM and this checkpoint let tokens be dropped.
@@ -245,6 +215,31 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         data["num_kept"] = torch.tensor([count.tokens for count in counts])
         data["is_undropped"] = torch.tensor([count.is_undropped for count in counts])
         return data
+
+    @override
+    def _merge_mm_kwargs(
+        self,
+        cache: BaseMultiModalProcessorCache,
+        mm_hashes: Mapping[str, Sequence[str]],
+        mm_is_cached: Mapping[str, Sequence[bool]],
+        mm_missing_kwargs: MultiModalKwargsItems,
+        mm_missing_prompt_updates: Mapping[str, Any],
+    ) -> tuple[MultiModalKwargsItems, Mapping[str, Any]]:
+        """Looks at new images before the cache in shared memory takes their data."""
+        hashes, are_cached = mm_hashes.get("image", ()), mm_is_cached.get("image", ())
+        missing = [
+            mm_hash
+            for mm_hash, is_cached in zip(hashes, are_cached, strict=True)
+            if not is_cached
+        ]
+        self._images.remember(missing, mm_missing_kwargs.get("image", ()))
+        return super()._merge_mm_kwargs(
+            cache=cache,
+            mm_hashes=mm_hashes,
+            mm_is_cached=mm_is_cached,
+            mm_missing_kwargs=mm_missing_kwargs,
+            mm_missing_prompt_updates=mm_missing_prompt_updates,
+        )
 
     @override
     def _get_mm_fields_config(
