@@ -3,6 +3,25 @@
 import argparse
 
 
+def add_pixel_limits(parser: argparse.ArgumentParser) -> None:
+    """`--min-pixels` and `--max-pixels`, between which a family resizes images."""
+    for name in ("min", "max"):
+        parser.add_argument(
+            f"--{name}-pixels",
+            type=int,
+            help="Qwen-VL: a request's or the engine's (default: the checkpoint's)",
+        )
+
+
+def check_pixel_limits(args: argparse.Namespace) -> None:
+    """Raises `ValueError` for limits that are none."""
+    for name in ("min_pixels", "max_pixels"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} {value}: it must be above 0")
+
+
 def budget_argument(text: str) -> float:
     """A fraction such as `0.2`, or a percentage such as `20%`.
 

@@ -28,6 +28,23 @@ def read_plain_config(
         CheckpointError
     """
     hf_config = _served(model, read_config_file(model) or read_config(model))
+    return with_pixel_limits(model, hf_config, least_pixels, most_pixels)
+
+
+def with_pixel_limits(
+    model: str, hf_config: Any, least_pixels: int | None, most_pixels: int | None
+) -> Any:
+    """`hf_config` with `pixel_limits`, where the family resizes images by these.
+
+    Args:
+        model: directory, or a model id.
+        hf_config: of it.
+        least_pixels: of an image, instead of those in the processor's file.
+        most_pixels: likewise.
+
+    Raises:
+        CheckpointError: the family has none, or they are nowhere to be found.
+    """
     if tower_of(hf_config).has_tiles:
         if least_pixels or most_pixels:
             raise CheckpointError(

@@ -14,7 +14,11 @@ from typing import Any
 from vllm_hired.budget import KeptCount, kept_count
 from vllm_hired.config import HiredConfig
 from vllm_hired.layouts import ImageSizeError, Layout, image_layout
-from vllm_hired.tools.arguments import budget_argument
+from vllm_hired.tools.arguments import (
+    add_pixel_limits,
+    budget_argument,
+    check_pixel_limits,
+)
 from vllm_hired.tools.checkpoint import read_plain_config
 from vllm_hired.tools.cost import BYTES, kv_bytes_per_token, prefill_cost
 from vllm_hired.tools.tables import Row, as_table
@@ -48,12 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fractions such as 0.2, or 20%% (default: 0.4 0.2 0.1)",
     )
     parser.add_argument("--token-cap", type=int, help="hired_token_cap (default: none)")
-    for name in ("min", "max"):
-        parser.add_argument(
-            f"--{name}-pixels",
-            type=int,
-            help="Qwen-VL: a request's or the engine's (default: the checkpoint's)",
-        )
+    add_pixel_limits(parser)
     parser.add_argument(
         "--text-tokens", type=int, default=100, help="prompt and answer (default: 100)"
     )
@@ -94,11 +93,7 @@ def run(args: argparse.Namespace) -> tuple[str, list[str]]:
             raise ValueError(
                 f"--{option} {getattr(args, name)}: it must be a number above 0"
             )
-    for name in ("min_pixels", "max_pixels"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} {value}: it must be above 0")
+    check_pixel_limits(args)
     hf_config = read_plain_config(args.model, args.min_pixels, args.max_pixels)
     found, skipped = measure_images(hf_config, args.images)
     sizes += found
