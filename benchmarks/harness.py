@@ -4,7 +4,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from statistics import median
@@ -18,20 +18,29 @@ from vllm import LLM
 
 from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.provenance import provenance
+from benchmarks.qwen_checkpoints import write_qwen_checkpoint
+from benchmarks.qwen_configs import QWEN_SHAPES
 from vllm_hired.tools.tables import Row, as_table
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Arguments of every measurement."""
+def make_parser(
+    description: str | None, shapes: Collection[str] = SHAPES.keys()
+) -> argparse.ArgumentParser:
+    """Arguments of every measurement.
+
+    Args:
+        description: of the measurement.
+        shapes: those that it can measure, of `SHAPES` and `QWEN_SHAPES`.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
     )
     model = parser.add_mutually_exclusive_group()
     model.add_argument(
         "--shape",
-        choices=SHAPES,
+        choices=shapes,
         default="llava-next-7b",
         help="dimensions of a model with dummy weights (default: llava-next-7b)",
     )
@@ -55,7 +64,10 @@ def start_engine(args: argparse.Namespace, **options: Any) -> LLM:
     model = args.model
     if model is None:
         folder = Path("out") / args.shape
-        write_checkpoint(folder, SHAPES[args.shape], seed=None)
+        if args.shape in SHAPES:
+            write_checkpoint(folder, SHAPES[args.shape], seed=None)
+        else:
+            write_qwen_checkpoint(folder, QWEN_SHAPES[args.shape], seed=None)
         options["load_format"] = "dummy"
         model = str(folder)
     defaults: dict[str, Any] = {
