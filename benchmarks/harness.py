@@ -4,7 +4,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from statistics import median
@@ -18,18 +18,23 @@ from vllm import LLM
 
 from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.provenance import provenance
+from benchmarks.qwen_checkpoints import write_qwen_checkpoint
+from benchmarks.qwen_configs import QWEN_SHAPES
 from vllm_hired.tools.tables import Row, as_table
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def make_parser(
-    description: str | None, model: str | None = None
+    description: str | None,
+    shapes: Collection[str] = SHAPES.keys(),
+    model: str | None = None,
 ) -> argparse.ArgumentParser:
     """Arguments of every measurement.
 
     Args:
         description: what `--help` begins with.
+        shapes: those that it can measure, of `SHAPES` and `QWEN_SHAPES`.
         model: a checkpoint that stands in for `--model`, in float32, where answers are
             needed; dummy weights cannot be asked for then.
     """
@@ -42,7 +47,7 @@ def make_parser(
         models = parser.add_mutually_exclusive_group()
         models.add_argument(
             "--shape",
-            choices=SHAPES,
+            choices=shapes,
             default="llava-next-7b",
             help="dimensions of a model with dummy weights (default: llava-next-7b)",
         )
@@ -67,7 +72,10 @@ def start_engine(args: argparse.Namespace, **options: Any) -> LLM:
     model = args.model
     if model is None:
         folder = Path("out") / args.shape
-        write_checkpoint(folder, SHAPES[args.shape], seed=None)
+        if args.shape in SHAPES:
+            write_checkpoint(folder, SHAPES[args.shape], seed=None)
+        else:
+            write_qwen_checkpoint(folder, QWEN_SHAPES[args.shape], seed=None)
         options["load_format"] = "dummy"
         model = str(folder)
     defaults: dict[str, Any] = {

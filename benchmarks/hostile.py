@@ -203,7 +203,7 @@ def ending(status: int | str) -> str:
 
 
 def main() -> None:
-    parser = make_parser(__doc__, SMALL_MODEL)
+    parser = make_parser(__doc__, model=SMALL_MODEL)
     parser.add_argument("--requests", type=int, default=1300, help="default: 1300")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     args = parser.parse_args()

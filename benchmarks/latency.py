@@ -5,6 +5,10 @@ length, in one engine. *The bound* of a budget is the tower's time in the round'
 run plus the time to first token of that text: what no selection can be faster than.
 
     python -m benchmarks.latency --size 672x672 --budgets 1.0 0.2
+    python -m benchmarks.latency --shape qwen2.5-vl-3b --size 1176x896
+
+A Qwen-VL's projector is the merger at the end of its tower. Attention is read while the
+tower runs, and counts as its time.
 """
 
 from statistics import median
@@ -15,6 +19,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 from vllm import LLM, SamplingParams, TokensPrompt
 
+from benchmarks.checkpoints import SHAPES
 from benchmarks.harness import (
     Stopwatch,
     make_parser,
@@ -25,6 +30,7 @@ from benchmarks.harness import (
     start_engine,
     write_results,
 )
+from benchmarks.qwen_configs import QWEN_SHAPES
 from vllm_hired.tools.tables import Row
 
 STAGES = ("image processing", "vision tower", "selection", "projector", "LLM prefill")
@@ -42,11 +48,19 @@ class Latency:
         model = model_of(llm)
         processor = llm.llm_engine.renderer.get_mm_processor()
         self.watch.watch(processor, "apply", "image processing")
-        self.watch.watch(model.vision_tower, "forward", "vision tower")
-        self.watch.watch(model.multi_modal_projector, "forward", "projector")
+        self.has_merger = hasattr(model, "visual")
+        tower = model.visual if self.has_merger else model.vision_tower
+        projector = tower.merger if self.has_merger else model.multi_modal_projector
+        self.watch.watch(tower, "forward", "vision tower")
+        self.watch.watch(projector, "forward", "projector")
         self.watch.watch(model, "embed_multimodal", "embedding")
         self.watch.watch(model, "forward", "LLM prefill")
-        self.image_token = llm.llm_engine.model_config.hf_config.image_token_index
+        self.placeholder = model.get_placeholder_str("image", 0)
+        hf_config = llm.llm_engine.model_config.hf_config
+        names = ("image_token_id", "image_token_index")
+        self.image_token = next(
+            getattr(hf_config, name) for name in names if hasattr(hf_config, name)
+        )
 
     def run(self, request: Any) -> Row:
         """One request alone. Seconds."""
@@ -59,6 +73,8 @@ class Latency:
         decoding = metrics.last_token_ts - metrics.first_token_ts
         ids = output.prompt_token_ids or []
         stages = {name: sum(calls.get(name, [])) for name in (*STAGES, "embedding")}
+        if self.has_merger:
+            stages["vision tower"] -= stages["projector"]
         stages["selection"] = (
             stages.pop("embedding") - stages["vision tower"] - stages["projector"]
         )
@@ -74,7 +90,7 @@ class Latency:
     def image(self, width: int, height: int, budget: float, seed: int) -> Row:
         return self.run(
             {
-                "prompt": "USER: <image>\nWhat is this? ASSISTANT:",
+                "prompt": f"USER: {self.placeholder}\nWhat is this? ASSISTANT:",
                 "multi_modal_data": {"image": noise(width, height, seed)},
                 "mm_processor_kwargs": {"hired_budget": budget},
             }
@@ -131,11 +147,12 @@ def draw(parts: list[Row]) -> Figure:
 
 
 def main() -> None:
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, [*SHAPES, *QWEN_SHAPES])
     parser.add_argument("--size", nargs="+", default=["672x672", "672x336"])
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.4, 0.2, 0.1])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--decode-tokens", type=int, default=4)
+    parser.add_argument("--name", default="latency", help="of the result files")
     args = parser.parse_args()
     budgets = [1.0, *(b for b in args.budgets if b != 1)]
     llm = start_engine(
@@ -174,7 +191,7 @@ def main() -> None:
         "Where the time to first token goes (medians)": [r[1] for r in rows],
     }
     raw = [{"size": s, "budget": b, "rounds": r} for (s, b), r in found.items()]
-    write_results(args, "latency", tables, raw, draw([r[1] for r in rows]))
+    write_results(args, args.name, tables, raw, draw([r[1] for r in rows]))
 
 
 if __name__ == "__main__":

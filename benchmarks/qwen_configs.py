@@ -38,6 +38,7 @@ class QwenShape:
         mrope_section: how many frequencies each of time, row and column has.
         rope_theta: of the LLM.
         experts: of Qwen3 MoE, and how many of them a token sees.
+        has_tied_embeddings: whether the LLM's head is its embedding of tokens.
     """
 
     model_type: str = "qwen2_5_vl"
@@ -64,6 +65,7 @@ class QwenShape:
     max_positions: int = 128000
     experts: tuple[int, int] = (128, 8)
     expert_intermediate: int = 768
+    has_tied_embeddings: bool = False
 
 
 _QWEN3 = QwenShape(
@@ -95,6 +97,7 @@ QWEN_SHAPES = {
         text_kv_heads=2,
         text_layers=36,
         vocabulary=151936,
+        has_tied_embeddings=True,
     ),
     "qwen2-vl-7b": replace(QwenShape(), model_type="qwen2_vl", max_positions=32768),
     "qwen3-vl-8b": _QWEN3,
@@ -106,8 +109,22 @@ QWEN_SHAPES = {
         text_kv_heads=4,
         text_layers=48,
     ),
+    "qwen2.5-vl-tiny": replace(
+        QwenShape(),
+        vision_hidden=320,
+        vision_intermediate=640,
+        vision_heads=4,
+        vision_layers=8,
+        full_attention_layers=(3, 7),
+        text_hidden=512,
+        text_intermediate=1024,
+        text_heads=4,
+        text_kv_heads=2,
+        text_layers=4,
+        vocabulary=0,
+    ),
 }
-"""Published models' dimensions."""
+"""Published models' dimensions, and one that a laptop can run."""
 
 
 def small_qwen(model_type: str, **changes: Any) -> QwenShape:
@@ -239,7 +256,7 @@ def qwen_config(shape: QwenShape, tokenizer: PreTrainedTokenizerFast) -> dict[st
         "architectures": [ARCHITECTURES[shape.model_type]],
         "image_token_id": token("<|image_pad|>"),
         "model_type": shape.model_type,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": shape.has_tied_embeddings,
         "video_token_id": token("<|video_pad|>"),
         "vision_config": vision,
         "vision_end_token_id": token("<|vision_end|>"),

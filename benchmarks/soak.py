@@ -180,7 +180,7 @@ def serve_and_soak(args: argparse.Namespace, overrides: str | None) -> dict[str,
 
 
 def main() -> None:
-    parser = make_parser(__doc__, SMALL_MODEL)
+    parser = make_parser(__doc__, model=SMALL_MODEL)
     parser.add_argument("--requests", type=int, default=64, help="default: 64")
     parser.add_argument("--rounds", type=int, default=20, help="default: 20")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")

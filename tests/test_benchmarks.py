@@ -38,10 +38,17 @@ def measure(
     return list(result["tables"].values())
 
 
-def test_latency(tmp_path: Path) -> None:
-    options = ["--rounds", "1", "--size", "336x672", "--budgets", "0.2"]
+@pytest.mark.parametrize(
+    ("shape", "size", "tokens"),
+    [
+        ("tiny", "336x672", [3 * 576 + 48, 345]),
+        ("qwen2.5-vl-tiny", "448x560", [16 * 20, 64]),
+    ],
+)
+def test_latency(tmp_path: Path, shape: str, size: str, tokens: list[int]) -> None:
+    options = ["--shape", shape, "--rounds", "1", "--size", size, "--budgets", "0.2"]
     whole, parts = measure("latency", tmp_path, *options)
-    assert [row["visual tokens"] for row in whole] == [3 * 576 + 48, 345]
+    assert [row["visual tokens"] for row in whole] == tokens
     for row in parts:
         stages = [float(row[name]) for name in row if name.endswith(" (s)")]
         # The last column is the sum of the others, up to their rounding.

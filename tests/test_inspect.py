@@ -25,8 +25,8 @@ from vllm_hired.layouts import image_layout
 from vllm_hired.selectors import SELECTORS, make_selector
 from vllm_hired.tools.cli import main
 from vllm_hired.tools.images import read_image
+from vllm_hired.tools.inspect.inspection import inspect_image, with_settings
 from vllm_hired.tools.inspect.page import page_data
-from vllm_hired.tools.inspect.tower import inspect_image, with_settings
 
 
 @pytest.mark.parametrize("selector", ["hired", "even", "thumbnail", "uniform"])
@@ -104,7 +104,7 @@ def test_settings_leave_the_checkpoints_config_alone(checkpoint: Path) -> None:
     assert HiredConfig.from_hf_config(inspection.hf_config).alpha == Fraction("0.5")
 
 
-def test_the_picture_shows_kept_patches_and_dims_others(
+def test_the_picture_shows_kept_cells_and_dims_others(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     noise_image(112, 112).save(tmp_path / "photo.png")

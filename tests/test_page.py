@@ -16,15 +16,18 @@ import skimage.data
 import torch
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from transformers import AutoConfig
 
 from tests.conftest import ARCHITECTURES, WriteCheckpoint
 from vllm_hired.config import SETTINGS, HiredConfig
 from vllm_hired.layouts import Layout
 from vllm_hired.selectors import SELECTORS, make_selector
+from vllm_hired.selectors.probe import made_up_observation
 from vllm_hired.tools.cli import main
 from vllm_hired.tools.inspect.choices import ALPHAS, BUDGETS
+from vllm_hired.tools.inspect.inspection import Inspection, inspect_image
 from vllm_hired.tools.inspect.page import render_page
-from vllm_hired.tools.inspect.tower import Inspection, inspect_image
+from vllm_hired.tools.inspect.picture import LEAST_SIDE, draw_inspection
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -170,33 +173,41 @@ DRAWN = """([panel, rows, cols]) => {
         return data[pixel] - data[pixel + 1] > 60;
     });
 }"""
-"""By patch, whether the map shows its colour, which dropped ones lose."""
+"""By cell, whether the map shows its colour, which dropped ones lose."""
 
 
 def drawn(page: Page, layout: Layout) -> torch.Tensor:
-    """`[P * N]` bool: the patches that the page shows in full colour."""
+    """`[P * N]` bool: the cells that the page shows in full colour."""
     kept = torch.zeros(layout.num_cells, dtype=torch.bool)
-    thumbnail = page.evaluate(DRAWN, ["thumbnail", layout.rows, layout.cols])
-    kept[: layout.cells_per_partition] = torch.tensor(thumbnail)
-    rows, cols = layout.tile_rows * layout.rows, layout.tile_cols * layout.cols
-    for at, is_kept in enumerate(page.evaluate(DRAWN, ["canvas", rows, cols])):
-        kept[layout.flat_index(*divmod(at, cols))] = is_kept
+    if layout.thumbnail_partition is not None:
+        whole = page.evaluate(DRAWN, ["thumbnail", layout.rows, layout.cols])
+        by_partition = kept.view(layout.num_partitions, -1)
+        by_partition[layout.thumbnail_partition] = torch.tensor(whole)
+    if layout.num_tiles:
+        rows, cols = layout.tile_rows * layout.rows, layout.tile_cols * layout.cols
+        for at, is_kept in enumerate(page.evaluate(DRAWN, ["canvas", rows, cols])):
+            kept[layout.flat_index(*divmod(at, cols))] = is_kept
     return kept
+
+
+def wait_for_pictures(page: Page) -> None:
+    """They are decoded and drawn."""
+    for panel in page.locator(".panel:visible").all():
+        name = (panel.get_attribute("id") or "").removesuffix("-panel")
+        while not any(page.evaluate(DRAWN, [name, 8, 8])):
+            page.wait_for_timeout(20)
 
 
 def test_the_page_draws_what_every_selector_keeps(
     browser: Browser, checkpoint: Path, tmp_path: Path
 ) -> None:
-    """A red picture: dropped patches are grey."""
+    """A red picture: dropped cells are grey."""
     grey = PHOTOGRAPHS["coffee"].convert("L")
     black = Image.new("L", grey.size)
     image = Image.merge("RGB", [grey.point(lambda v: 150 + v * 2 // 5), black, black])
     page = open_page(browser, checkpoint, image, tmp_path)
     inspection = inspect_image(str(checkpoint), "red", image, {})
-    for panel in ("thumbnail", "canvas"):
-        # Its picture is decoded.
-        while not any(page.evaluate(DRAWN, [panel, 8, 8])):
-            page.wait_for_timeout(20)
+    wait_for_pictures(page)
     names = page.locator("#selector option").all_inner_texts()
     assert names == [*SELECTORS]
     for budget, alpha in ((6, 50), (30, 25), (80, 100)):
@@ -216,6 +227,70 @@ def test_the_page_draws_what_every_selector_keeps(
             assert page.locator("#alpha").is_enabled() == make_selector(name).uses_alpha
             assert ("merged" in shown(page, "keys")) == (name in MERGING)
     page.close()
+
+
+LAYOUTS = {
+    "one piece": (Layout(rows=5, cols=9, least_kept=9), ["Image"]),
+    "thumbnail last": (
+        Layout(
+            *(6, 4, 1, 2),
+            height=6,
+            width=8,
+            thumbnail="last",
+            tile_by_tile=True,
+        ),
+        ["Tile 1", "Tile 2", "Thumbnail"],
+    ),
+    "no thumbnail": (
+        Layout(*(4, 6, 2, 1), top=1, height=6, width=6, thumbnail="none"),
+        ["Tile 1", "Tile 2"],
+    ),
+}
+"""Of families that lay cells out otherwise, and what the page calls the partitions."""
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_any_layout_is_drawn(
+    browser: Browser, checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    """Cells of a made-up image are where the layout says, on the page and in the
+    picture."""
+    layout, partitions = LAYOUTS[name]
+    red = torch.tensor([0.9, 0.0, 0.0]).view(3, 1, 1)
+    shape = (layout.num_partitions, 3, 8 * layout.rows, 8 * layout.cols)
+    inspection = Inspection(
+        name=name,
+        model="none",
+        width=100,
+        height=100,
+        layout=layout,
+        partitions=red.expand(shape),
+        observation=made_up_observation(layout),
+        attention="cls",
+        hf_config=AutoConfig.from_pretrained(checkpoint),
+    )
+    given = {"hired_budget": 0.3, "hired_alpha": 0.25}
+    hired = HiredConfig.from_hf_config(inspection.configured(given))
+    (tmp_path / "page.html").write_text(render_page(inspection, [hired]))
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    wait_until_drawn(page)
+    wait_for_pictures(page)
+    for selector in ("hired", "uniform"):
+        page.select_option("#selector", selector)
+        kept = selected(inspection, **given, hired_selector=selector)
+        assert 0 < kept.sum() < layout.num_selectable
+        assert torch.equal(drawn(page, layout), kept)
+    listed = page.locator("#shares strong").all_inner_texts()
+    assert listed == partitions
+    assert page.locator("#newlines").is_hidden()
+    page.close()
+
+    picture = np.asarray(draw_inspection(inspection, [hired]), dtype=int)
+    is_red = picture[..., 0] - picture[..., 1] > 100
+    factor = -(-LEAST_SIDE // shape[-1])
+    kept = selected(inspection, **given)
+    assert is_red.sum() == kept.sum() * (8 * factor) ** 2
 
 
 def test_without_tiles(
@@ -268,7 +343,7 @@ def test_by_keyboard(browser: Browser, checkpoint: Path, tmp_path: Path) -> None
     assert shown(page, "budget-value") == "100%"
     page.locator("#thumbnail-panel canvas").focus()
     page.keyboard.press("ArrowLeft")
-    first = re.search(r"first kept at ([\d.]+)%", shown(page, "patch"))
+    first = re.search(r"first kept at ([\d.]+)%", shown(page, "cell"))
     assert first
     assert selected(inspection, hired_budget=float(first[1]) / 100, hired_alpha=0.0)[0]
     page.close()
@@ -297,13 +372,13 @@ def test_page_and_picture_number_tiles_alike(
         for row in listed
     ]
     assert [name for name, _ in on_page] == ["Thumbnail", *TILES]
-    # By keyboard to the first patch of each tile's column and row.
+    # By keyboard to the first cell of each tile's column and row.
     page.locator("#canvas-panel canvas").focus()
     pointed = []
     for keys in (["Home", "PageUp"], ["End"], ["Home", "PageDown"], ["End"]):
         for key in keys:
             page.keyboard.press(key)
-        pointed.append(page.locator("#patch b").inner_text())
+        pointed.append(page.locator("#cell b").inner_text())
     assert pointed == TILES
     page.close()
 
@@ -318,7 +393,7 @@ def test_page_and_picture_number_tiles_alike(
     arguments = [str(checkpoint), str(tmp_path / "photo.png")]
     assert main(["inspect", *arguments, "-o", str(tmp_path / "kept.png")]) == 0
     in_picture = [
-        (name.capitalize(), counts.removesuffix(" patches"))
+        (name.capitalize(), counts.removesuffix(" cells"))
         for name, _, counts in (caption.partition(": ") for caption in captions[1:])
     ]
     assert in_picture == on_page

@@ -34,7 +34,7 @@ from vllm_hired.tools import checkpoint as checkpoint_module
 from vllm_hired.tools.cli import main
 from vllm_hired.tools.config_file import DEFAULTS, read_config_file
 from vllm_hired.tools.cost import llm_flops, partition_flops, projector_flops
-from vllm_hired.tools.inspect.tower import inner_tower
+from vllm_hired.tools.inspect.partitions import inner_tower
 
 
 def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:

@@ -27,8 +27,8 @@ from vllm_hired.selectors.base import Selection, Selector
 from vllm_hired.selectors.probe import GuardedSelector, made_up_observation
 from vllm_hired.selectors.uniform import UniformSelector
 from vllm_hired.tools.cli import main
+from vllm_hired.tools.inspect.inspection import inspect_image
 from vllm_hired.tools.inspect.page import page_data
-from vllm_hired.tools.inspect.tower import inspect_image
 
 EXAMPLE = Path(__file__).parents[1] / "examples/custom_selector"
 HALF = Fraction(1, 2)

@@ -15,7 +15,7 @@ from benchmarks.tiny.labels import BACKGROUND, IGNORE
 from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
 from benchmarks.tiny.samples import Sample
 from vllm_hired.selectors.index_tables import index_tables
-from vllm_hired.tools.inspect.tower import inner_tower
+from vllm_hired.tools.inspect.partitions import inner_tower
 
 Generator = np.random.Generator
 GRID = TILE // PATCH

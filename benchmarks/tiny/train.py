@@ -43,7 +43,7 @@ from benchmarks.tiny.data import Task, corner, counting, presence, transcription
 from benchmarks.tiny.losses import TowerHeads, answer_loss, drop_tokens, tower_features
 from benchmarks.tiny.model import TINY
 from benchmarks.tiny.samples import Sample, Samples
-from vllm_hired.tools.inspect.tower import inner_tower
+from vllm_hired.tools.inspect.partitions import inner_tower
 
 QUESTIONS = (transcription, counting, *[corner] * 2, *[presence] * 2)
 """Of each scene: questions are short beside the picture that they share."""

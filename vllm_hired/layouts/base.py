@@ -70,7 +70,12 @@ class Layout:
 
     @property
     def partition_names(self) -> list[str]:
-        """What people read, by partition: tiles are numbered from 1, row by row."""
+        """What people read, by partition: tiles are numbered from 1, row by row.
+
+        An image that is encoded in one piece is no thumbnail of anything.
+        """
+        if self.num_partitions == 1:
+            return ["image"]
         tiles = [f"tile {i + 1}" for i in range(self.num_tiles)]
         thumbnail = ["thumbnail"] if self.thumbnail != "none" else []
         return tiles + thumbnail if self.thumbnail == "last" else thumbnail + tiles

@@ -48,6 +48,20 @@ def read_plain_config(model: str, asked: ImageLimits = ImageLimits()) -> Any:
         CheckpointError
     """
     hf_config = _served(model, read_config_file(model) or read_config(model))
+    return with_limits(model, hf_config, asked)
+
+
+def with_limits(model: str, hf_config: Any, asked: ImageLimits) -> Any:
+    """`hf_config` with `pixel_limits` or `tile_limits`, where the family has these.
+
+    Args:
+        model: directory, or a model id.
+        hf_config: of it.
+        asked: limits of images.
+
+    Raises:
+        CheckpointError: the family has none, or they are nowhere to be found.
+    """
     has_tile_limits = hf_config.model_type in ("internvl", "internvl_chat")
     has_pixel_limits = not tower_of(hf_config).has_tiles
     if not has_pixel_limits and (asked.least_pixels or asked.most_pixels):

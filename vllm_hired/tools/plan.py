@@ -14,8 +14,8 @@ from typing import Any
 from vllm_hired.budget import KeptCount, kept_count
 from vllm_hired.config import HiredConfig
 from vllm_hired.layouts import ImageSizeError, Layout, image_layout
-from vllm_hired.tools.arguments import budget_argument
-from vllm_hired.tools.checkpoint import ImageLimits, read_plain_config
+from vllm_hired.tools.arguments import add_limits, budget_argument, read_limits
+from vllm_hired.tools.checkpoint import read_plain_config
 from vllm_hired.tools.cost import BYTES, kv_bytes_per_token, prefill_cost
 from vllm_hired.tools.tables import Row, as_table
 
@@ -48,13 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fractions such as 0.2, or 20%% (default: 0.4 0.2 0.1)",
     )
     parser.add_argument("--token-cap", type=int, help="hired_token_cap (default: none)")
-    for name in ("min", "max"):
-        parser.add_argument(
-            f"--{name}-pixels",
-            type=int,
-            help="Qwen-VL: a request's or the engine's (default: the checkpoint's)",
-        )
-        parser.add_argument(f"--{name}-tiles", type=int, help="InternVL: likewise")
+    add_limits(parser, "pixels", "tiles")
     parser.add_argument(
         "--text-tokens", type=int, default=100, help="prompt and answer (default: 100)"
     )
@@ -95,15 +89,7 @@ def run(args: argparse.Namespace) -> tuple[str, list[str]]:
             raise ValueError(
                 f"--{option} {getattr(args, name)}: it must be a number above 0"
             )
-    for name in ("min_pixels", "max_pixels", "min_tiles", "max_tiles"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} {value}: it must be above 0")
-    limits = ImageLimits(
-        args.min_pixels, args.max_pixels, args.min_tiles, args.max_tiles
-    )
-    hf_config = read_plain_config(args.model, limits)
+    hf_config = read_plain_config(args.model, read_limits(args))
     found, skipped = measure_images(hf_config, args.images)
     sizes += found
     if not sizes:

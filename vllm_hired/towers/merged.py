@@ -5,10 +5,52 @@ order, in the layers of Qwen2.5-VL window by window. In InternVL all patches of 
 partition come in row-major order.
 """
 
+from collections.abc import Collection, Mapping
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from vllm_hired.layouts.base import Layout
+from vllm_hired.towers.observation import Observation, Quantity
+
+
+def merged_observation(
+    features: Tensor,
+    measured: Mapping[Quantity, Tensor],
+    layout: Layout,
+    vision_config: Any,
+    needs: Collection[Quantity],
+) -> Observation:
+    """What a method sees of one image.
+
+    Args:
+        features: `[N, D]`, of cells in row-major order.
+        measured: by name `[1, patches, ...]` float32, in the order of the tower's
+            layers, summed over all heads.
+        layout: of the image.
+        vision_config: HF's, of the tower.
+        needs: of the method.
+    """
+    window = window_side(vision_config)
+    seen: dict[Quantity, Tensor] = {
+        name: cell_sums(values, layout.rows, layout.cols, window)
+        for name, values in measured.items()
+    }
+    if "keys" in seen:
+        unit = vision_config.spatial_merge_size**2
+        seen["keys"] = seen["keys"] / (vision_config.num_heads * unit)
+    if "features" in needs:
+        seen["features"] = features[None]
+    return Observation(features.device, seen)
+
+
+def window_side(vision_config: Any) -> int | None:
+    """Cells along a side of the windows in whose order the tower's layers run."""
+    size = getattr(vision_config, "window_size", None)
+    side = vision_config.patch_size * vision_config.spatial_merge_size
+    return None if size is None else size // side
 
 
 def cell_sums(

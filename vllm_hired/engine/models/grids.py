@@ -15,8 +15,8 @@ from vllm_hired.engine.capture import LayerAttention, capture
 from vllm_hired.engine.inputs import item_layout
 from vllm_hired.engine.mrope import HiredMRoPEMixin, with_offsets
 from vllm_hired.layouts import Layout
-from vllm_hired.towers.merged import cell_sums
-from vllm_hired.towers.observation import Observation, Quantity
+from vllm_hired.towers.merged import merged_observation
+from vllm_hired.towers.observation import Observation
 
 _ATTENTION = (
     *("attn", "num_attention_heads_per_partition"),
@@ -102,20 +102,16 @@ class HiredGridModelMixin(HiredMRoPEMixin):
         with capture(self.visual, readings, qwen_attention, patches) as measured:
             features = list(super().embed_multimodal(**images))
         split = {name: values.split(patches, 1) for name, values in measured.items()}
-        window = window_side(vision)
-
-        def observed(image: int, layout: Layout) -> Observation:
-            seen: dict[Quantity, Tensor] = {
-                name: cell_sums(parts[image], layout.rows, layout.cols, window)
-                for name, parts in split.items()
-            }
-            if "keys" in seen:
-                seen["keys"] = seen["keys"] / (vision.num_heads * unit)
-            if "features" in needs:
-                seen["features"] = features[image][None]
-            return Observation(features[image].device, seen)
-
-        return features, [observed(i, layout) for i, layout in enumerate(layouts)]
+        return features, [
+            merged_observation(
+                own,
+                {name: parts[image] for name, parts in split.items()},
+                layout,
+                vision,
+                needs,
+            )
+            for image, (own, layout) in enumerate(zip(features, layouts, strict=True))
+        ]
 
     @override
     def get_mm_lora_token_counts(
@@ -155,10 +151,3 @@ def qwen_attention(tower: Any, layer: int) -> LayerAttention:
         scale=attention.hidden_size_per_attention_head**-0.5,
         is_sharded=attention.tp_size > 1,
     )
-
-
-def window_side(vision_config: Any) -> int | None:
-    """Cells along a side of the windows in whose order the tower's layers run."""
-    size = getattr(vision_config, "window_size", None)
-    side = vision_config.patch_size * vision_config.spatial_merge_size
-    return None if size is None else size // side

@@ -10,7 +10,11 @@ from pathlib import Path
 from vllm_hired.config import ATTENTIONS, HiredConfig
 from vllm_hired.errors import HiredConfigError
 from vllm_hired.selectors import selector_names
-from vllm_hired.tools.arguments import budget_argument
+from vllm_hired.tools.arguments import (
+    add_limits,
+    budget_argument,
+    read_limits,
+)
 
 
 class OutputError(ValueError):
@@ -42,8 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attention",
         choices=ATTENTIONS,
-        default="cls",
-        help="hired_attention (default: cls)",
+        help="hired_attention (default: the model's)",
     )
     parser.add_argument(
         "--set",
@@ -56,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init-layer", type=int, help="hired_init_layer")
     parser.add_argument("--final-layer", type=int, help="hired_final_layer")
     parser.add_argument("--token-cap", type=int, help="hired_token_cap")
+    add_limits(parser, "pixels")
     parser.set_defaults(run=run)
 
 
@@ -71,18 +75,19 @@ def run(args: argparse.Namespace) -> tuple[str, list[str]]:
         OSError: a checkpoint's file that cannot be read.
     """
     from vllm_hired.tools.images import read_image
+    from vllm_hired.tools.inspect.inspection import inspect_image
     from vllm_hired.tools.inspect.page import render_page
     from vllm_hired.tools.inspect.picture import draw_inspection
-    from vllm_hired.tools.inspect.tower import inspect_image
 
     kind = args.out.suffix.lower()
     if kind not in (".png", ".html"):
         raise OutputError(f"-o {args.out}: it must end in .png or .html")
+    limits = read_limits(args)
     image = read_image(args.image)
     # Not every file name is text.
     name = os.fsencode(args.image.name).decode("utf-8", "backslashreplace")
     configs = [_settings(args, budget) for budget in args.budget]
-    inspection = inspect_image(args.model, name, image, configs[0])
+    inspection = inspect_image(args.model, name, image, configs[0], limits)
     hired = [HiredConfig.from_hf_config(inspection.configured(c)) for c in configs]
     if kind == ".html":
         _write(args.out, render_page(inspection, hired).encode())

@@ -26,7 +26,7 @@ from vllm_hired.selectors import (
 )
 from vllm_hired.selectors.base import Selector
 from vllm_hired.selectors.probe import needs_problem, probe_problem
-from vllm_hired.tools.inspect.tower import Inspection
+from vllm_hired.tools.inspect.inspection import Inspection
 from vllm_hired.towers import tower_type
 
 BUDGETS = tuple(

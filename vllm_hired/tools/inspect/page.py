@@ -19,7 +19,7 @@ from vllm_hired.config import HiredConfig
 from vllm_hired.layouts import Layout
 from vllm_hired.selectors.index_tables import index_tables
 from vllm_hired.tools.inspect.choices import ALPHAS, BUDGETS, all_choices
-from vllm_hired.tools.inspect.tower import Inspection
+from vllm_hired.tools.inspect.inspection import Inspection
 
 SCRIPTS = ("data.js", "maps.js", "controls.js")
 """In the order in which one needs the other."""
@@ -58,16 +58,23 @@ def page_data(inspection: Inspection, hired: Sequence[HiredConfig]) -> dict[str,
     alphas = sorted({*ALPHAS, start.alpha})
     choices, left_out = all_choices(inspection, start, budgets, alphas)
     valid = index_tables(layout, torch.device("cpu")).valid
-    names = "rows", "tile_rows", "tile_cols", "top", "left"
+    names = "rows", "cols", "tile_rows", "tile_cols", "top", "left", "first_tile"
+    thumbnail = layout.thumbnail_partition
+    height, width = inspection.partitions.shape[-2:]
     return {
-        "format": 2,
+        "format": 3,
         "name": inspection.name,
         "model": inspection.model,
         "width": inspection.width,
         "height": inspection.height,
-        "thumbnail": as_jpeg(inspection.partitions[0]),
+        "thumbnail": None
+        if thumbnail is None
+        else as_jpeg(inspection.partitions[thumbnail]),
         "canvas": as_jpeg(canvas(inspection)) if layout.num_tiles else None,
         "layout": {name: getattr(layout, name) for name in names},
+        "thumbnail_partition": thumbnail,
+        "cell": {"height": height // layout.rows, "width": width // layout.cols},
+        "newlines": layout.num_separators,
         "partitions": layout.partition_names,
         "capacities": layout.partition_capacities,
         "valid": packed(valid.flatten()),
@@ -107,7 +114,11 @@ def budget_data(
         if kept.tokens < kept_count(layout, budget, None).tokens:
             notes.append(f"Held down by the token cap of {token_cap:,}.")
         elif kept.tokens == layout.num_selectable:
-            notes.append("Every patch that is not padding is kept.")
+            notes.append("Every cell that is not padding is kept.")
+        elif kept.tokens == layout.least_kept > 1:
+            notes.append(
+                f"An image of this shape keeps at least {layout.least_kept:,}."
+            )
     return {
         "percent": percent(budget),
         "tokens": kept.tokens,
@@ -135,7 +146,8 @@ def as_base64(values: Tensor) -> str:
 def canvas(inspection: Inspection) -> Tensor:
     """`[3, R * H, C * W]`: the tiles in their grid."""
     layout, (_, *size) = inspection.layout, inspection.partitions.shape
-    grid = inspection.partitions[1:].view(layout.tile_rows, layout.tile_cols, *size)
+    tiles = inspection.partitions[layout.first_tile :][: layout.num_tiles]
+    grid = tiles.view(layout.tile_rows, layout.tile_cols, *size)
     return torch.cat([torch.cat([*row], dim=-1) for row in grid], dim=-2)
 
 

@@ -1,4 +1,4 @@
-"""Draws which cells of an image were kept: the thumbnail, and each tile."""
+"""Draws which cells of an image were kept, partition by partition."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,13 @@ from torch import Tensor
 from vllm_hired.config import HiredConfig
 from vllm_hired.layouts import Layout
 from vllm_hired.selectors.index_tables import index_tables
-from vllm_hired.tools.inspect.tower import Inspection
+from vllm_hired.tools.inspect.inspection import Inspection
 
 GAP = 12
 CAPTION = 30
 LEAST_SIDE = 224
-"""Pixels of a tile as drawn, so that its caption fits; smaller ones are magnified."""
+"""Pixels across a partition as drawn, so that its caption fits; narrower ones are
+magnified."""
 
 BACKGROUND = (250, 250, 248)
 INK = (40, 40, 40)
@@ -27,7 +28,7 @@ DIM = 0.18
 def draw_kept(
     partitions: Tensor, layout: Layout, kept: Tensor, title: str
 ) -> Image.Image:
-    """One row: the thumbnail, then the tiles in their grid.
+    """One row: the thumbnail or the whole image, then the tiles in their grid.
 
     Kept cells show as they are, dropped ones fade, padding is grey.
 
@@ -42,26 +43,32 @@ def draw_kept(
     is_kept[kept.cpu()] = True
     is_kept = is_kept.view(shape)
     valid = index_tables(layout, torch.device("cpu")).valid.view(shape)
-    side = partitions.shape[-1]
-    side *= math.ceil(LEAST_SIDE / side)
-    height = CAPTION + max(1, layout.tile_rows) * (side + GAP + CAPTION) + GAP
-    width = GAP + (1 + layout.tile_cols) * (side + GAP) + 2 * GAP
+    drawn_height, drawn_width = (
+        side * math.ceil(LEAST_SIDE / partitions.shape[-1])
+        for side in partitions.shape[-2:]
+    )
+    has_thumbnail = layout.thumbnail_partition is not None
+    beside = GAP + has_thumbnail * (drawn_width + 2 * GAP)
     font = ImageFont.load_default(size=18)
+    width = beside + layout.tile_cols * (drawn_width + GAP)
     width = max(width, math.ceil(font.getlength(title)) + 2 * GAP)
+    below = drawn_height + GAP + CAPTION
+    height = CAPTION + max(1, layout.tile_rows) * below + GAP
     page = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(page)
     draw.text((GAP, 6), title, INK, font)
     for partition, name in enumerate(layout.partition_names):
         tile = max(partition - layout.first_tile, 0)
         row, col = divmod(tile, max(layout.tile_cols, 1))
-        left = 2 * GAP + (col + 1) * (side + GAP)
+        left = beside + col * (drawn_width + GAP)
         if partition == layout.thumbnail_partition:
             row, left = 0, GAP
-        top = CAPTION + row * (side + GAP + CAPTION) + GAP
-        count = f"{is_kept[partition].sum()} of {valid[partition].sum()} patches"
+        top = CAPTION + row * below + GAP
+        count = f"{is_kept[partition].sum()} of {valid[partition].sum()} cells"
         drawn = _faded(partitions[partition], is_kept[partition], valid[partition])
-        page.paste(drawn.resize((side, side), Image.Resampling.NEAREST), (left, top))
-        draw.text((left, top + side + 4), f"{name}: {count}", INK, font)
+        size = (drawn_width, drawn_height)
+        page.paste(drawn.resize(size, Image.Resampling.NEAREST), (left, top))
+        draw.text((left, top + drawn_height + 4), f"{name}: {count}", INK, font)
     return page
 
 

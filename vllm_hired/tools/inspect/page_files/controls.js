@@ -10,7 +10,7 @@ function writeShares() {
     const row = element("li", {}, element("strong", {}, partitionName(partition)),
       element("span", { className: "amount" }, `${kept} of ${capacity}`), bar,
       element("span", { className: "muted" }, `${percent(kept, all)} of kept`));
-    if (partition) row.dataset.tile = partition - 1;
+    if (partition !== thumbnail) row.dataset.tile = partition - firstTile;
     return row;
   });
   byId("shares").replaceChildren(...rows);
@@ -24,7 +24,7 @@ const sliders = { budget: data.budgets.map((budget) => budget.percent), alpha: d
 function update() {
   const method = methods.get(shown.selector);
   const { tokens, note } = data.budgets[shown.budget];
-  isKept = keptPatches(shown.selector, shown.budget, shown.alpha);
+  isKept = keptCells(shown.selector, shown.budget, shown.alpha);
 
   byId("alpha").disabled = !method.uses_alpha;
   for (const [id, values] of Object.entries(sliders)) {
@@ -40,7 +40,7 @@ function update() {
   byId("keys").hidden = shown.view !== "kept";
   byId("kept-key").textContent = method.merges ? "kept, others may be merged into it" : "kept";
   byId("selector-about").textContent = method.about;
-  byId("alpha-about").textContent = partitions === 1 ? "No effect: there are no tiles."
+  byId("alpha-about").textContent = tiles === 0 ? "No effect: there are no tiles."
     : method.uses_alpha ? "The thumbnail's part of the kept tokens." : "This selector does not use it.";
 
   byId("count-kept").textContent = tokens;
@@ -81,31 +81,34 @@ function readHash() {
 function writeStaticText() {
   document.title = `${data.name} – vllm-hired inspect`;
   byId("name").textContent = data.name;
-  const facts = [`${number(data.width)} × ${number(data.height)} pixels`,
-    data.canvas ? `${tileRows} × ${tileCols} tiles and a thumbnail` : "thumbnail alone, no tiles",
-    `${g} × ${g} patches each`, data.model];
+  const pieces = tiles === 0 ? "in one piece"
+    : `${tileRows} × ${tileCols} tiles${thumbnail === null ? "" : " and a thumbnail"}`;
+  const facts = [`${number(data.width)} × ${number(data.height)} pixels`, pieces,
+    `${rows} × ${cols} cells${partitions > 1 ? " each" : ""}, of ${data.cell.height} × ${data.cell.width} pixels`, data.model];
   if (data.token_cap !== null) facts.push(`token cap ${number(data.token_cap)}`);
   byId("facts").replaceChildren(...facts.map((fact) => element("span", {}, fact)));
   byId("padding").hidden = isValid.every(Boolean);
+  byId("newlines").hidden = data.newlines === 0;
   byId("view-init").textContent = `Init layer\u00a0${data.layers.init}`;
   byId("view-final").textContent = `Final layer\u00a0${data.layers.final}`;
   for (const [id, values] of Object.entries(sliders)) byId(id).max = values.length - 1;
   for (const name of methods.keys()) byId("selector").append(element("option", { value: name }, name));
   byId("left-out").append(...data.left_out.map((line) => element("p", { className: "muted" }, `Left out: ${line}`)));
   for (const map of maps) {
-    map.canvas.setAttribute("aria-label", `${map.title}, ${map.rows} by ${map.cols} patches. Arrow keys move from patch to patch, with Shift six at a time.`);
-    map.canvas.setAttribute("aria-describedby", "patch");
+    map.canvas.setAttribute("aria-label", `${map.title}, ${map.rows} by ${map.cols} cells. Arrow keys move from cell to cell, with Shift six at a time.`);
+    map.canvas.setAttribute("aria-describedby", "cell");
   }
 
   const panels = document.querySelector(".panels");
+  if (!data.canvas || !data.thumbnail) panels.style.gridTemplateColumns = "minmax(0, 1fr)";
+  byId("thumbnail-panel").hidden = !data.thumbnail;
+  byId("canvas-panel").hidden = !data.canvas;
   if (data.canvas) {
-    const aspect = tileCols / tileRows;
+    const aspect = (tileCols * cols) / (tileRows * rows);
     panels.style.setProperty("--canvas-share", `${(1.5 * Math.sqrt(aspect)).toFixed(2)}fr`);
     byId("canvas-panel").style.setProperty("--panel-width", `max(16rem, calc(88vh * ${aspect}))`);
   } else {
-    byId("canvas-panel").hidden = true;
-    panels.style.gridTemplateColumns = "minmax(0, 1fr)";
-    byId("thumbnail-panel").style.setProperty("--panel-width", "36rem");
+    byId("thumbnail-panel").style.setProperty("--panel-width", `max(16rem, min(52rem, calc(70vh * ${cols / rows})))`);
   }
 }
 

@@ -1,14 +1,14 @@
 /* ---- What is shown. ---- */
 
 const shown = { ...data.start, view: "kept" };
-let isKept = null; // by patch
+let isKept = null; // by cell
 
 const number = (value) => value.toLocaleString("en");
 /** As `Layout.partition_names` has it, and as pictures do, with a capital. */
 const partitionName = (partition) => data.partitions[partition].replace(/^./, (first) => first.toUpperCase());
 const percent = (part, whole) => `${whole ? ((100 * part) / whole).toFixed(1) : "0.0"}%`;
 
-const attentionName = data.attention === "cls" ? "[CLS] attention" : "Attention received from all patches";
+const attentionName = data.attention === "cls" ? "[CLS] attention" : "Attention received from all cells";
 const attention = (value) => (value !== 0 && Math.abs(value) < 1e-5 ? value.toExponential(2) : value.toPrecision(3));
 
 function element(tag, properties = {}, ...children) {
@@ -17,7 +17,7 @@ function element(tag, properties = {}, ...children) {
   return node;
 }
 
-/* ---- Patch maps. ---- */
+/* ---- Cell maps. ---- */
 
 const viridis = ["#440154", "#482475", "#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151", "#bddf26", "#fde725"];
 const heatColours = Array.from({ length: 256 }, (_, i) => {
@@ -29,7 +29,7 @@ const heatColours = Array.from({ length: 256 }, (_, i) => {
   return `rgb(${mixed})`;
 });
 
-/** Attention is skewed: a few patches hold most of it. So the scale is logarithmic, over four decades at most. */
+/** Attention is skewed: a few cells hold most of it. So the scale is logarithmic, over four decades at most. */
 function heatScale(values) {
   let [low, high] = [Infinity, -Infinity];
   for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
@@ -45,16 +45,18 @@ function heatScale(values) {
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-class PatchMap {
-  constructor(panel, title, source, rows, cols, patchAt) {
-    Object.assign(this, { title, rows, cols, patchAt, cursor: null, picture: null });
+class CellMap {
+  /** `start`: row and column at which the keyboard's cursor first stands. */
+  constructor(panel, title, source, rows, cols, cellAt, start = [0, 0]) {
+    Object.assign(this, { title, rows, cols, cellAt, start, cursor: null, picture: null });
     this.canvas = panel.querySelector("canvas");
     this.legend = panel.querySelector(".legend");
     this.base = document.createElement("canvas");
-    this.patches = Array.from({ length: rows * cols }, (_, at) => patchAt(Math.floor(at / cols), at % cols));
-    const valid = this.patches.filter((patch) => isValid[patch]);
-    this.scales = Object.fromEntries(["init", "final"].map((layer) => [layer, heatScale(valid.map((patch) => heat[layer][patch]))]));
-    panel.querySelector("[data-size]").textContent = `${rows} × ${cols} patches`;
+    this.cells = Array.from({ length: rows * cols }, (_, at) => cellAt(Math.floor(at / cols), at % cols));
+    const valid = this.cells.filter((cell) => isValid[cell]);
+    this.scales = Object.fromEntries(["init", "final"].map((layer) => [layer, heatScale(valid.map((cell) => heat[layer][cell]))]));
+    panel.querySelector("h2").textContent = title;
+    panel.querySelector("[data-size]").textContent = `${rows} × ${cols} cells`;
     panel.style.setProperty("--aspect", `${cols} / ${rows}`);
 
     const image = new Image();
@@ -65,7 +67,7 @@ class PatchMap {
     this.listen();
   }
 
-  /** Makes one canvas pixel one device pixel, and patch edges whole pixels, so that the grid is crisp. */
+  /** Makes one canvas pixel one device pixel, and cell edges whole pixels, so that the grid is crisp. */
   fit() {
     const box = this.canvas.getBoundingClientRect();
     const [w, h] = [box.width, box.height].map((length) => Math.max(1, Math.round(length * devicePixelRatio)));
@@ -79,10 +81,10 @@ class PatchMap {
     return [this.x[col], this.y[row], this.x[col + 1] - this.x[col], this.y[row + 1] - this.y[row]];
   }
 
-  /** The rectangles of all patches that `test` accepts, and the outline around them. */
+  /** The rectangles of all cells that `test` accepts, and the outline around them. */
   trace(test) {
     const [area, outline] = [new Path2D(), new Path2D()];
-    const at = (row, col) => row >= 0 && col >= 0 && row < this.rows && col < this.cols && test(this.patches[row * this.cols + col]);
+    const at = (row, col) => row >= 0 && col >= 0 && row < this.rows && col < this.cols && test(this.cells[row * this.cols + col]);
     for (let row = 0; row < this.rows; row++) {
       for (let col = 0; col < this.cols; col++) {
         if (!at(row, col)) continue;
@@ -104,7 +106,7 @@ class PatchMap {
     const isHeat = shown.view !== "kept";
     const all = [0, 0, w, h];
     const drawPicture = () => { if (this.picture) context.drawImage(this.picture, ...all); };
-    const kept = this.trace((patch) => isKept[patch]);
+    const kept = this.trace((cell) => isKept[cell]);
 
     context.fillStyle = colour("wash");
     context.fillRect(...all);
@@ -128,7 +130,7 @@ class PatchMap {
     this.drawGrid(context, w, h);
     this.drawPadding(context);
     this.drawTileBorders(context, w, h);
-    if (isValid.some((valid, patch) => valid && !isKept[patch])) {
+    if (isValid.some((valid, cell) => valid && !isKept[cell])) {
       if (isHeat) stroke(context, kept.outline, "#ffffff", 1, "rgba(0, 0, 0, .45)");
       else stroke(context, kept.outline, colour("contour"), 1.4);
     }
@@ -138,9 +140,9 @@ class PatchMap {
   drawHeat(context) {
     const scale = this.scales[shown.view];
     context.globalAlpha = byId("beneath").checked ? 0.78 : 1;
-    this.patches.forEach((patch, at) => {
-      if (!isValid[patch]) return;
-      context.fillStyle = scale.colour(heat[shown.view][patch]);
+    this.cells.forEach((cell, at) => {
+      if (!isValid[cell]) return;
+      context.fillStyle = scale.colour(heat[shown.view][cell]);
       context.fillRect(...this.rectangle(Math.floor(at / this.cols), at % this.cols));
     });
     context.globalAlpha = 1;
@@ -153,7 +155,7 @@ class PatchMap {
   }
 
   drawPadding(context) {
-    const { area, outline } = this.trace((patch) => !isValid[patch]);
+    const { area, outline } = this.trace((cell) => !isValid[cell]);
     const { width: w, height: h } = this.base;
     context.save();
     context.clip(area);
@@ -170,20 +172,20 @@ class PatchMap {
 
   drawTileBorders(context, w, h) {
     const borders = new Path2D();
-    for (let col = g; col < this.cols; col += g) { borders.moveTo(this.x[col], 0); borders.lineTo(this.x[col], h); }
-    for (let row = g; row < this.rows; row += g) { borders.moveTo(0, this.y[row]); borders.lineTo(w, this.y[row]); }
+    for (let col = cols; col < this.cols; col += cols) { borders.moveTo(this.x[col], 0); borders.lineTo(this.x[col], h); }
+    for (let row = rows; row < this.rows; row += rows) { borders.moveTo(0, this.y[row]); borders.lineTo(w, this.y[row]); }
     stroke(context, borders, "#ffffff", 1, "rgba(20, 23, 28, .6)");
-    if (this.patches[0] < N) return;
+    if (Math.floor(this.cells[0] / N) === thumbnail) return;
     const size = 17 * devicePixelRatio;
     context.font = `600 ${11 * devicePixelRatio}px system-ui, sans-serif`;
     Object.assign(context, { textAlign: "center", textBaseline: "middle" });
-    for (let tile = 0; tile < partitions - 1; tile++) {
-      const x = this.x[(tile % tileCols) * g] + 4 * devicePixelRatio;
-      const y = this.y[Math.floor(tile / tileCols) * g] + 4 * devicePixelRatio;
+    for (let tile = 0; tile < tiles; tile++) {
+      const x = this.x[(tile % tileCols) * cols] + 4 * devicePixelRatio;
+      const y = this.y[Math.floor(tile / tileCols) * rows] + 4 * devicePixelRatio;
       context.fillStyle = "rgba(20, 23, 28, .78)";
       context.fillRect(x, y, size, size);
       context.fillStyle = "#ffffff";
-      context.fillText(data.partitions[tile + 1].replace("tile ", ""), x + size / 2, y + size / 2 + 0.5);
+      context.fillText(data.partitions[firstTile + tile].replace("tile ", ""), x + size / 2, y + size / 2 + 0.5);
     }
   }
 
@@ -191,9 +193,9 @@ class PatchMap {
     const context = this.canvas.getContext("2d");
     context.drawImage(this.base, 0, 0);
     if (!this.cursor) return;
-    const patch = new Path2D();
-    patch.rect(...this.rectangle(...this.cursor));
-    stroke(context, patch, "#ffffff", 2, "#000000");
+    const cell = new Path2D();
+    cell.rect(...this.rectangle(...this.cursor));
+    stroke(context, cell, "#ffffff", 2, "#000000");
   }
 
   point(cursor, byKeyboard) {
@@ -218,7 +220,7 @@ class PatchMap {
     });
     canvas.addEventListener("blur", () => this.point(null, true));
     canvas.addEventListener("focus", () => {
-      if (canvas.matches(":focus-visible")) this.point(this.cursor ?? (this.patches[0] < N ? [0, 0] : [top, left]), true);
+      if (canvas.matches(":focus-visible")) this.point(this.cursor ?? this.start, true);
     });
     canvas.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.altKey || event.metaKey) return;
@@ -259,26 +261,32 @@ function stroke(context, path, colour, thickness, under) {
   context.restore();
 }
 
-const maps = [new PatchMap(byId("thumbnail-panel"), "Thumbnail", data.thumbnail, g, g, (row, col) => row * g + col)];
-if (data.canvas) maps.push(new PatchMap(byId("canvas-panel"), "Tiles", data.canvas, tileRows * g, tileCols * g, canvasPatch));
+const maps = [];
+if (data.thumbnail) {
+  maps.push(new CellMap(byId("thumbnail-panel"), partitionName(thumbnail), data.thumbnail, rows, cols,
+    (row, col) => thumbnail * N + row * cols + col));
+}
+if (data.canvas) {
+  maps.push(new CellMap(byId("canvas-panel"), "Tiles", data.canvas, tileRows * rows, tileCols * cols, canvasCell, [top, left]));
+}
 
-/** One line about the patch under the cursor of `map`. */
+/** One line about the cell under the cursor of `map`. */
 function describe(map, byKeyboard) {
-  const line = byId("patch");
+  const line = byId("cell");
   line.setAttribute("aria-live", byKeyboard ? "polite" : "off");
   line.classList.toggle("pointing", Boolean(map));
   if (!map) {
-    line.replaceChildren(element("span", { className: "hint" }, "Point at a patch, or focus a map and move with the arrow keys."));
+    line.replaceChildren(element("span", { className: "hint" }, "Point at a cell, or focus a map and move with the arrow keys."));
     return;
   }
-  const patch = map.patchAt(...map.cursor);
-  const partition = Math.floor(patch / N);
-  const verdict = isKept[patch] ? "kept" : isValid[patch] ? "dropped" : "padding, never kept";
-  const first = data.budgets.find((_, budget) => keptPatches(shown.selector, budget, shown.alpha)[patch]);
-  const facts = [`row ${Math.floor((patch % N) / g) + 1}, column ${(patch % g) + 1}`,
-    `init ${attention(heat.init[patch])}`, `final ${attention(heat.final[patch])}`];
+  const cell = map.cellAt(...map.cursor);
+  const partition = Math.floor(cell / N);
+  const verdict = isKept[cell] ? "kept" : isValid[cell] ? "dropped" : "padding, never kept";
+  const first = data.budgets.find((_, budget) => keptCells(shown.selector, budget, shown.alpha)[cell]);
+  const facts = [`row ${Math.floor((cell % N) / cols) + 1}, column ${((cell % N) % cols) + 1}`,
+    `init ${attention(heat.init[cell])}`, `final ${attention(heat.final[cell])}`];
   if (first) facts.push(`first kept at ${first.percent}%`);
   line.replaceChildren(element("b", {}, partitionName(partition)),
     ...facts.map((fact) => element("span", {}, fact)),
-    element("span", { className: isKept[patch] ? "verdict" : "verdict dropped" }, verdict));
+    element("span", { className: isKept[cell] ? "verdict" : "verdict dropped" }, verdict));
 }
