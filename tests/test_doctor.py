@@ -1,4 +1,4 @@
-"""`vllm-hired doctor`: environments and models that are fine, and those that are not."""
+"""`vllm-hired doctor`: environments and models that are fine, and that are not."""
 
 import json
 import os
