@@ -1,15 +1,24 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
+# Its one source: read, not imported, so that building needs nothing installed.
+(VERSION,) = re.findall(
+    r'^__version__ = "(.+)"$',
+    (HERE / "vllm_hired/__init__.py").read_text("utf-8"),
+    re.MULTILINE,
+)
+
 setup(
     name="vllm-hired",
-    version="0.1.0",
+    version=VERSION,
     description=(
         "HiRED for vLLM: serve high-resolution vision-language models "
         "with a fixed visual-token budget"
     ),
-    long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
+    long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     author="The vllm_hired developers",
     license_expression="Apache-2.0",

@@ -82,6 +82,28 @@ def test_the_client_for_python(server: Server, checkout: Path) -> None:
     assert said.strip() == "2"
 
 
+def test_the_examples_client(server: Server, checkout: Path) -> None:
+    """Budgets of its own, one of which the server refuses."""
+    said = run(
+        [
+            *(
+                sys.executable,
+                str(ROOT / "examples/client_budgets.py"),
+                "out/scene.png",
+            ),
+            *("--question", "How many digits are there?", "--url", f"{server.url}/v1"),
+            *("--budgets", "0.4", "0.2", "1.5"),
+        ],
+        checkout,
+    )
+    first, second, refused = said.splitlines()
+    assert first.startswith("0.4: ")
+    assert first.endswith("tokens: 2")
+    assert int(first.split()[1]) - int(second.split()[1]) == 64
+    assert refused.startswith("1.5: refused: ")
+    assert "hired_budget=1.5 is not allowed" in refused
+
+
 def test_offline(tmp_path: Path, checkout: Path) -> None:
     """A file of its own, whose engine is another process, as outside of tests."""
     (tmp_path / "llava-next").symlink_to(CHECKPOINT)

@@ -1,5 +1,6 @@
 """`vllm-hired`: tools beside the server. Wrong input is one line and exit status 2;
-where some of the files could not be used and others could, the status is 1."""
+where some of the files could not be used and others could, or `doctor` found something
+wrong, the status is 1."""
 
 import argparse
 import gc
@@ -14,6 +15,7 @@ from vllm_hired import __version__
 COMMANDS = {
     "plan": "what a budget saves on given images: tokens, memory, requests, FLOPs",
     "inspect": "what is kept of an image, and why: a picture or a web page",
+    "doctor": "whether this environment, and a model, can drop tokens",
 }
 
 
@@ -33,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0; 1 where some of the files could not be used, each named in a line; 2 where
-        none could, or the arguments cannot be used.
+        0; 1 where some of the files could not be used, each named in a line, or a check
+        failed; 2 where none could, or the arguments cannot be used.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     parser = argparse.ArgumentParser(prog="vllm-hired", description=__doc__)

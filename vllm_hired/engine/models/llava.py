@@ -29,13 +29,15 @@ class HiredLlavaMultiModalProcessor(
 
 
 class HiredPixtralHFProcessingInfo(HiredPartitionsInfoMixin, PixtralHFProcessingInfo):
-    pass
+    is_stock_alone = True
 
 
 class HiredPixtralHFMultiModalProcessor(
     HiredPartitionsProcessorMixin, PixtralHFMultiModalProcessor
 ):
     """Refuses a request's budget, as the tower has no [CLS]."""
+
+    is_stock_alone = True
 
 
 def _make_info(ctx: InputProcessingContext) -> HiredPartitionsInfoMixin:
