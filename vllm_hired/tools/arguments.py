@@ -4,7 +4,6 @@ import argparse
 
 from vllm_hired.tools.checkpoint import ImageLimits
 
-
 LIMITS = {"pixels": "Qwen-VL", "tiles": "InternVL"}
 """What is limited -> the family whose processor has such limits of an image."""
 

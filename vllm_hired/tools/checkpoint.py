@@ -36,7 +36,10 @@ class ImageLimits:
     most_tiles: int | None = None
 
 
-def read_plain_config(model: str, asked: ImageLimits = ImageLimits()) -> Any:
+NO_LIMITS = ImageLimits()
+
+
+def read_plain_config(model: str, asked: ImageLimits = NO_LIMITS) -> Any:
     """What `read_config` gives, as far as counting and costs need it: from config.json
     alone where that says enough, which takes no time.
 

@@ -18,6 +18,7 @@ from vllm_hired.selectors import make_selector
 from vllm_hired.selectors.base import Selector
 from vllm_hired.selectors.probe import needs_problem
 from vllm_hired.tools.checkpoint import (
+    NO_LIMITS,
     CheckpointError,
     ImageLimits,
     read_config,
@@ -92,7 +93,7 @@ def inspect_image(
     name: str,
     image: Image.Image,
     settings: Mapping[str, object],
-    limits: ImageLimits = ImageLimits(),
+    limits: ImageLimits = NO_LIMITS,
 ) -> Inspection:
     """Runs the tower, float32 on the CPU, without vLLM and without the LLM.
 
