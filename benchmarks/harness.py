@@ -23,32 +23,20 @@ from vllm_hired.tools.tables import Row, as_table
 RESULTS = Path(__file__).parent / "results"
 
 
-def make_parser(
-    description: str | None, model: str | None = None
-) -> argparse.ArgumentParser:
-    """Arguments of every measurement.
-
-    Args:
-        description: what `--help` begins with.
-        model: a checkpoint that stands in for `--model`, in float32, where answers are
-            needed; dummy weights cannot be asked for then.
-    """
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Arguments of every measurement."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
     )
-    if model is not None:
-        parser.add_argument("--model", default=model, help=f"default: {model}")
-    else:
-        models = parser.add_mutually_exclusive_group()
-        models.add_argument(
-            "--shape",
-            choices=SHAPES,
-            default="llava-next-7b",
-            help="dimensions of a model with dummy weights (default: llava-next-7b)",
-        )
-        models.add_argument("--model", help="directory or id of a real checkpoint")
-    dtype = "bfloat16" if model is None else "float32"
-    parser.add_argument("--dtype", default=dtype, help=f"default: {dtype}")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument(
+        "--shape",
+        choices=SHAPES,
+        default="llava-next-7b",
+        help="dimensions of a model with dummy weights (default: llava-next-7b)",
+    )
+    model.add_argument("--model", help="directory or id of a real checkpoint")
+    parser.add_argument("--dtype", default="bfloat16", help="default: bfloat16")
     parser.add_argument(
         "--device",
         choices=["cpu", "cuda"],
