@@ -26,34 +26,26 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def make_parser(
-    description: str | None,
-    shapes: Collection[str] = SHAPES.keys(),
-    model: str | None = None,
+    description: str | None, shapes: Collection[str] = SHAPES.keys()
 ) -> argparse.ArgumentParser:
     """Arguments of every measurement.
 
     Args:
-        description: what `--help` begins with.
+        description: of the measurement.
         shapes: those that it can measure, of `SHAPES` and `QWEN_SHAPES`.
-        model: a checkpoint that stands in for `--model`, in float32, where answers are
-            needed; dummy weights cannot be asked for then.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
     )
-    if model is not None:
-        parser.add_argument("--model", default=model, help=f"default: {model}")
-    else:
-        models = parser.add_mutually_exclusive_group()
-        models.add_argument(
-            "--shape",
-            choices=shapes,
-            default="llava-next-7b",
-            help="dimensions of a model with dummy weights (default: llava-next-7b)",
-        )
-        models.add_argument("--model", help="directory or id of a real checkpoint")
-    dtype = "bfloat16" if model is None else "float32"
-    parser.add_argument("--dtype", default=dtype, help=f"default: {dtype}")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument(
+        "--shape",
+        choices=shapes,
+        default="llava-next-7b",
+        help="dimensions of a model with dummy weights (default: llava-next-7b)",
+    )
+    model.add_argument("--model", help="directory or id of a real checkpoint")
+    parser.add_argument("--dtype", default="bfloat16", help="default: bfloat16")
     parser.add_argument(
         "--device",
         choices=["cpu", "cuda"],

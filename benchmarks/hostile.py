@@ -24,14 +24,15 @@ import requests
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from benchmarks.harness import make_parser, write_results
+from benchmarks.harness import write_results
 from benchmarks.hostile_images import noise
 from benchmarks.hostile_requests import KINDS, Attack, attacks
 from benchmarks.server import (
     CHAT,
-    SMALL_MODEL,
     RunningServer,
     as_url,
+    campaign_model,
+    campaign_parser,
     campaign_server,
     chat_body,
 )
@@ -203,10 +204,11 @@ def ending(status: int | str) -> str:
 
 
 def main() -> None:
-    parser = make_parser(__doc__, model=SMALL_MODEL)
+    parser = campaign_parser(__doc__)
     parser.add_argument("--requests", type=int, default=1300, help="default: 1300")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     args = parser.parse_args()
+    args.model = campaign_model(args)
     width = AutoConfig.from_pretrained(args.model).get_text_config().hidden_size
     drawn = attacks(args.requests, args.seed, width)
     with campaign_server(args, OPTIONS, OVERRIDES) as server:

@@ -21,6 +21,9 @@ import requests
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.checkpoints import SHAPES, write_checkpoint
+from benchmarks.harness import make_parser
+
 CHAT = "/v1/chat/completions"
 START_LIMIT_S = 1800
 STOP_LIMIT_S = 300
@@ -126,6 +129,21 @@ def running_server(
             process.wait(timeout=STOP_LIMIT_S)
 
 
+def campaign_parser(description: str | None) -> argparse.ArgumentParser:
+    """Arguments of every campaign: without `--shape` or `--model`, `SMALL_MODEL` is
+    asked."""
+    parser = make_parser(description)
+    parser.set_defaults(shape=None, dtype="float32")
+    return parser
+
+
+def campaign_model(args: argparse.Namespace) -> str:
+    """The checkpoint to ask. That of a `--shape` is written, with random weights."""
+    if args.shape is None:
+        return args.model or SMALL_MODEL
+    return str(write_checkpoint(Path("out") / args.shape, SHAPES[args.shape]))
+
+
 @contextmanager
 def campaign_server(
     args: argparse.Namespace, options: str, overrides: str | None
@@ -133,7 +151,7 @@ def campaign_server(
     """A server of `args.model` in a folder that is left behind with nothing.
 
     Args:
-        args: of `harness.make_parser`.
+        args: of `campaign_parser`, with the model.
         options: of `vllm serve`.
         overrides: `--hf-overrides`, or None for stock vLLM, without the plugin.
     """

@@ -20,13 +20,14 @@ import psutil
 import requests
 from tqdm import tqdm
 
-from benchmarks.harness import make_parser, now, write_results
+from benchmarks.harness import now, write_results
 from benchmarks.hostile_images import noise
 from benchmarks.server import (
     CHAT,
-    SMALL_MODEL,
     RunningServer,
     as_url,
+    campaign_model,
+    campaign_parser,
     campaign_server,
     chat_body,
 )
@@ -180,11 +181,12 @@ def serve_and_soak(args: argparse.Namespace, overrides: str | None) -> dict[str,
 
 
 def main() -> None:
-    parser = make_parser(__doc__, model=SMALL_MODEL)
+    parser = campaign_parser(__doc__)
     parser.add_argument("--requests", type=int, default=64, help="default: 64")
     parser.add_argument("--rounds", type=int, default=20, help="default: 20")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     args = parser.parse_args()
+    args.model = campaign_model(args)
     found = {
         name: serve_and_soak(args, overrides)
         for name, overrides in (("with the plugin", OVERRIDES), ("stock", None))
