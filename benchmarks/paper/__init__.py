@@ -1,0 +1,1 @@
+"""The paper's eight benchmarks, asked by lmms-eval through this plugin."""

@@ -1,0 +1,71 @@
+"""Task files for lmms-eval over scenes of the small model: no hub, no download."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from benchmarks.tiny.data import Question, Scene
+
+UTILS = '''"""What lmms-eval calls for each question."""
+
+
+def doc_to_visual(doc):
+    return [doc["image"].convert("RGB")]
+
+
+def doc_to_text(doc, lmms_eval_specific_kwargs=None):
+    return doc["question"]
+
+
+def process_results(doc, results):
+    return {"exact_match": float(results[0].strip() == doc["answer"])}
+'''
+
+LENGTHS = {"scenes": 12, "scenes_cut": 1, "scenes_open": None}
+"""Task -> `max_new_tokens` in its file; None leaves it out."""
+
+
+def write_tasks(folder: Path, samples: Sequence[tuple[Scene, list[Question]]]) -> Path:
+    """The tasks of `LENGTHS`, of the same questions, and `scenes_lost`, without data.
+
+    Returns:
+        `folder`, for `--include`.
+    """
+    data = folder / "data/test"
+    data.mkdir(parents=True)
+    lines = []
+    for number, (scene, questions) in enumerate(samples):
+        for question in questions:
+            name = f"{number:04}-{question.task}.png"
+            scene.image.save(data / name)
+            doc = {"question": question.text, "answer": question.answer}
+            lines.append(json.dumps({"file_name": name, **doc}))
+    (data / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "utils.py").write_text(UTILS)
+    for task, length in LENGTHS.items():
+        write_task(folder, task, data.parent, length)
+    write_task(folder, "scenes_lost", folder / "nowhere", 12)
+    return folder
+
+
+def write_task(folder: Path, task: str, data: Path, length: int | None) -> None:
+    plain = {
+        "task": task,
+        "dataset_path": "imagefolder",
+        "dataset_kwargs": {"data_dir": str(data)},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_target": "answer",
+        "generation_kwargs": {"until": ["\n\n"]}
+        | ({} if length is None else {"max_new_tokens": length}),
+        "metric_list": [
+            {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
+        ],
+    }
+    functions = "".join(
+        f"{name}: !function utils.{name}\n"
+        for name in ("doc_to_visual", "doc_to_text", "process_results")
+    )
+    (folder / f"{task}.yaml").write_text(yaml.safe_dump(plain) + functions)
