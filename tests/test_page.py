@@ -179,11 +179,12 @@ DRAWN = """([panel, rows, cols]) => {
 def drawn(page: Page, layout: Layout) -> torch.Tensor:
     """`[P * N]` bool: the cells that the page shows in full colour."""
     kept = torch.zeros(layout.num_cells, dtype=torch.bool)
-    if layout.thumbnail_partition is not None:
-        whole = page.evaluate(DRAWN, ["thumbnail", layout.rows, layout.cols])
+    whole_partition = 0 if layout.num_partitions == 1 else layout.thumbnail_partition
+    if whole_partition is not None:
+        whole = page.evaluate(DRAWN, ["whole", layout.rows, layout.cols])
         by_partition = kept.view(layout.num_partitions, -1)
-        by_partition[layout.thumbnail_partition] = torch.tensor(whole)
-    if layout.num_tiles:
+        by_partition[whole_partition] = torch.tensor(whole)
+    if layout.num_partitions > 1:
         rows, cols = layout.tile_rows * layout.rows, layout.tile_cols * layout.cols
         for at, is_kept in enumerate(page.evaluate(DRAWN, ["canvas", rows, cols])):
             kept[layout.flat_index(*divmod(at, cols))] = is_kept
@@ -241,6 +242,7 @@ LAYOUTS = {
         ),
         ["Tile 1", "Tile 2", "Thumbnail"],
     ),
+    "one tile": (Layout(*(4, 6, 1, 1), height=4, width=6, thumbnail="none"), ["Image"]),
     "no thumbnail": (
         Layout(*(4, 6, 2, 1), top=1, height=6, width=6, thumbnail="none"),
         ["Tile 1", "Tile 2"],
@@ -341,7 +343,7 @@ def test_by_keyboard(browser: Browser, checkpoint: Path, tmp_path: Path) -> None
     page.reload()
     wait_until_drawn(page)
     assert shown(page, "budget-value") == "100%"
-    page.locator("#thumbnail-panel canvas").focus()
+    page.locator("#whole-panel canvas").focus()
     page.keyboard.press("ArrowLeft")
     first = re.search(r"first kept at ([\d.]+)%", shown(page, "cell"))
     assert first

@@ -100,7 +100,9 @@ def choices_of(
     """
     selector = usable_selector(name, inspection, hired)
     layout, observation = inspection.layout, inspection.seen_by(selector)
-    uses_alpha = selector.uses_alpha and layout.num_tiles > 0
+    # It divides what is kept between a thumbnail and tiles.
+    has_both = layout.num_tiles > 0 and layout.num_thumbnail_cells > 0
+    uses_alpha = selector.uses_alpha and has_both
     if not uses_alpha:
         alphas = [hired.alpha]
     counts = [

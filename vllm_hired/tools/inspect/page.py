@@ -59,7 +59,8 @@ def page_data(inspection: Inspection, hired: Sequence[HiredConfig]) -> dict[str,
     choices, left_out = all_choices(inspection, start, budgets, alphas)
     valid = index_tables(layout, torch.device("cpu")).valid
     names = "rows", "cols", "tile_rows", "tile_cols", "top", "left", "first_tile"
-    thumbnail = layout.thumbnail_partition
+    is_one_piece = layout.num_partitions == 1
+    whole = 0 if is_one_piece else layout.thumbnail_partition
     height, width = inspection.partitions.shape[-2:]
     return {
         "format": 3,
@@ -67,12 +68,10 @@ def page_data(inspection: Inspection, hired: Sequence[HiredConfig]) -> dict[str,
         "model": inspection.model,
         "width": inspection.width,
         "height": inspection.height,
-        "thumbnail": None
-        if thumbnail is None
-        else as_jpeg(inspection.partitions[thumbnail]),
-        "canvas": as_jpeg(canvas(inspection)) if layout.num_tiles else None,
+        "whole": None if whole is None else as_jpeg(inspection.partitions[whole]),
+        "whole_partition": whole,
+        "canvas": None if is_one_piece else as_jpeg(canvas(inspection)),
         "layout": {name: getattr(layout, name) for name in names},
-        "thumbnail_partition": thumbnail,
         "cell": {"height": height // layout.rows, "width": width // layout.cols},
         "newlines": layout.num_separators,
         "partitions": layout.partition_names,

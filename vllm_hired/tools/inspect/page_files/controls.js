@@ -10,7 +10,7 @@ function writeShares() {
     const row = element("li", {}, element("strong", {}, partitionName(partition)),
       element("span", { className: "amount" }, `${kept} of ${capacity}`), bar,
       element("span", { className: "muted" }, `${percent(kept, all)} of kept`));
-    if (partition !== thumbnail) row.dataset.tile = partition - firstTile;
+    if (partition !== whole) row.dataset.tile = partition - firstTile;
     return row;
   });
   byId("shares").replaceChildren(...rows);
@@ -40,7 +40,7 @@ function update() {
   byId("keys").hidden = shown.view !== "kept";
   byId("kept-key").textContent = method.merges ? "kept, others may be merged into it" : "kept";
   byId("selector-about").textContent = method.about;
-  byId("alpha-about").textContent = tiles === 0 ? "No effect: there are no tiles."
+  byId("alpha-about").textContent = tiles === 0 || whole === null ? "No effect: it divides tokens between a thumbnail and tiles."
     : method.uses_alpha ? "The thumbnail's part of the kept tokens." : "This selector does not use it.";
 
   byId("count-kept").textContent = tokens;
@@ -82,7 +82,7 @@ function writeStaticText() {
   document.title = `${data.name} – vllm-hired inspect`;
   byId("name").textContent = data.name;
   const pieces = tiles === 0 ? "in one piece"
-    : `${tileRows} × ${tileCols} tiles${thumbnail === null ? "" : " and a thumbnail"}`;
+    : `${tileRows} × ${tileCols} tiles${whole === null ? "" : " and a thumbnail"}`;
   const facts = [`${number(data.width)} × ${number(data.height)} pixels`, pieces,
     `${rows} × ${cols} cells${partitions > 1 ? " each" : ""}, of ${data.cell.height} × ${data.cell.width} pixels`, data.model];
   if (data.token_cap !== null) facts.push(`token cap ${number(data.token_cap)}`);
@@ -100,15 +100,15 @@ function writeStaticText() {
   }
 
   const panels = document.querySelector(".panels");
-  if (!data.canvas || !data.thumbnail) panels.style.gridTemplateColumns = "minmax(0, 1fr)";
-  byId("thumbnail-panel").hidden = !data.thumbnail;
+  if (!data.canvas || !data.whole) panels.style.gridTemplateColumns = "minmax(0, 1fr)";
+  byId("whole-panel").hidden = !data.whole;
   byId("canvas-panel").hidden = !data.canvas;
   if (data.canvas) {
     const aspect = (tileCols * cols) / (tileRows * rows);
     panels.style.setProperty("--canvas-share", `${(1.5 * Math.sqrt(aspect)).toFixed(2)}fr`);
     byId("canvas-panel").style.setProperty("--panel-width", `max(16rem, calc(88vh * ${aspect}))`);
   } else {
-    byId("thumbnail-panel").style.setProperty("--panel-width", `max(16rem, min(52rem, calc(70vh * ${cols / rows})))`);
+    byId("whole-panel").style.setProperty("--panel-width", `max(16rem, min(52rem, calc(70vh * ${cols / rows})))`);
   }
 }
 

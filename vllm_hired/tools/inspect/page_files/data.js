@@ -7,9 +7,9 @@ if (data.format !== 3) throw new Error(`this page reads format 3, not ${data.for
 const { rows, cols, tile_rows: tileRows, tile_cols: tileCols, first_tile: firstTile, top, left } = data.layout;
 const N = rows * cols;
 const partitions = data.partitions.length;
-const tiles = tileRows * tileCols;
+const tiles = data.canvas ? tileRows * tileCols : 0;
 /** The partition that shows the whole picture, or null. */
-const thumbnail = data.thumbnail_partition;
+const whole = data.whole_partition;
 
 function canvasCell(row, col) {
   const tile = Math.floor(row / rows) * tileCols + Math.floor(col / cols);

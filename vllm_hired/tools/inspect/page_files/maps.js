@@ -175,7 +175,7 @@ class CellMap {
     for (let col = cols; col < this.cols; col += cols) { borders.moveTo(this.x[col], 0); borders.lineTo(this.x[col], h); }
     for (let row = rows; row < this.rows; row += rows) { borders.moveTo(0, this.y[row]); borders.lineTo(w, this.y[row]); }
     stroke(context, borders, "#ffffff", 1, "rgba(20, 23, 28, .6)");
-    if (Math.floor(this.cells[0] / N) === thumbnail) return;
+    if (Math.floor(this.cells[0] / N) === whole) return;
     const size = 17 * devicePixelRatio;
     context.font = `600 ${11 * devicePixelRatio}px system-ui, sans-serif`;
     Object.assign(context, { textAlign: "center", textBaseline: "middle" });
@@ -262,9 +262,9 @@ function stroke(context, path, colour, thickness, under) {
 }
 
 const maps = [];
-if (data.thumbnail) {
-  maps.push(new CellMap(byId("thumbnail-panel"), partitionName(thumbnail), data.thumbnail, rows, cols,
-    (row, col) => thumbnail * N + row * cols + col));
+if (data.whole) {
+  maps.push(new CellMap(byId("whole-panel"), partitionName(whole), data.whole, rows, cols,
+    (row, col) => whole * N + row * cols + col));
 }
 if (data.canvas) {
   maps.push(new CellMap(byId("canvas-panel"), "Tiles", data.canvas, tileRows * rows, tileCols * cols, canvasCell, [top, left]));
