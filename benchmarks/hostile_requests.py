@@ -154,7 +154,11 @@ def aspect(rng: Random, _: int) -> Attack:
 
 
 def disconnect(rng: Random, _: int) -> Attack:
-    extra = {"max_tokens": 100, "ignore_eos": True, "stream": rng.random() < 0.5}
+    extra: dict[str, Any] = {
+        "max_tokens": 100,
+        "ignore_eos": True,
+        "stream": rng.random() < 0.5,
+    }
     body = text_of(chat_body(images.ordinary(rng), **extra))
     after = rng.choice((rng.randrange(len(body)), -rng.randrange(1, 600)))
     return Attack(body, hang_up=after)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.server import as_url
 from tests.conftest import WriteInternVLCheckpoint
-from tests.e2e.test_server import Server, as_url, expected_counters, serving
+from tests.e2e.test_server import Server, expected_counters, serving
 from tests.engine import noise_image
 from tests.internvl import InternVLFrontEnd
 

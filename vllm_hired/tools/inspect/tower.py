@@ -75,7 +75,7 @@ class InspectedTower(ABC):
     def __init__(self, model: str, hf_config: Any) -> None:
         """Raises `CheckpointError`: weights are missing or have other shapes."""
         self.hf_config = hf_config
-        self.module = self.make().float().eval()
+        self.module: Any = self.make().float().eval()
         load_weights(self.module, model, self.weight_names, self.unread)
 
     @abstractmethod
