@@ -18,9 +18,10 @@ from transformers import BatchFeature
 from typing_extensions import override
 from vllm.config.multimodal import MultiModalDummyOptions
 from vllm.exceptions import VLLMValidationError
-from vllm.inputs import MultiModalInput
+from vllm.inputs import MultiModalHashes, MultiModalInput
 from vllm.logger import init_logger
 from vllm.model_executor.model_loader import get_model_cls
+from vllm.multimodal.cache import BaseMultiModalProcessorCache
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.parse import MultiModalDataItems
 from vllm.multimodal.processing import (
@@ -32,6 +33,12 @@ from vllm.multimodal.processing import (
 )
 
 from vllm_hired.config import setting_keys
+from vllm_hired.engine.budgets import (
+    BudgetedInputs,
+    BudgetedItems,
+    image_budgets,
+    with_budgets,
+)
 from vllm_hired.engine.contract import contract_problem
 from vllm_hired.engine.inputs import input_layouts, item_layout
 from vllm_hired.engine.metrics import metrics
@@ -45,11 +52,13 @@ from vllm_hired.layouts import ImageSizeError, Layout
 from vllm_hired.selectors import SELECTORS, make_selector
 from vllm_hired.selectors.probe import needs_problem, probe_problem
 from vllm_hired.towers import tower_type
-from vllm_hired.values import read_budget
 
 # Under "vllm", where vLLM has set up its handlers.
 logger = init_logger(f"vllm.{__name__}")
 
+
+IMAGE_BUDGETS = "hired_image_budgets"
+"""Among processor kwargs, on the way from an image's budget to its count."""
 
 MOST_REMEMBERED = 100_000
 """Images whose stock count is remembered: more than vLLM's cache of them holds."""
@@ -61,11 +70,10 @@ class DummyInputs(ProcessorInputs):
 
 
 class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoMixin]):
-    """Resolves the budget once, in `apply`; all that follows reads the outcome.
+    """Resolves the budgets once, in `apply`; all that follows reads the outcome.
 
-    While dropping is active the processor kwargs carry `HiredConfig.cache_key`, so
-    that vLLM's hash of an image tells budgets and settings apart; while it is not,
-    they carry nothing of ours and every hash equals stock vLLM's.
+    While dropping is active the hash of an image holds `HiredConfig.cache_key`, which
+    tells budgets and settings apart; while it is not, it equals stock vLLM's.
 
     Attributes:
         check_options: of the dummy image that `check_dropping` sends.
@@ -76,6 +84,11 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._stock_counts: LRUCache[str, int] = LRUCache(MOST_REMEMBERED)
+        if self.info.hired.has_details:
+            # A vLLM without its renderer serves without details.
+            from vllm_hired.engine.detail import wrap_render_chat
+
+            wrap_render_chat()
         metrics()  # From here on `/metrics` shows the counters, at zero.
 
     @override
@@ -93,15 +106,16 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
                 parameter=keys[0],
             )
         try:
-            budget = self.info.hired.request_budget(requested)
+            hired = self.info.hired
+            num_images = inputs.mm_data_items.get_count("image", strict=False)
+            budgets = image_budgets(hired, requested, num_images)
             refuse_empty_images(inputs.mm_data_items)
-            if self.info.hired.is_active(budget):
+            processed = replace(inputs, hf_processor_mm_kwargs=kwargs)
+            if any(map(hired.is_active, budgets)):
                 self.refuse_kwargs(kwargs)
                 self.check_dropping()
-                kwargs |= self.info.hired.cache_key(budget)
-            result = super().apply(
-                replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx
-            )
+                processed = with_budgets(processed, hired, budgets)
+            result = super().apply(processed, timing_ctx)
         except HiredConfigError as error:
             raise VLLMValidationError(
                 str(error), parameter=error.setting, value=error.value
@@ -148,7 +162,8 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         budget = min(self.info.hired.max_budget, Fraction(1, 2))
         model_cls = get_model_cls(self.info.ctx.model_config)
         problem = contract_problem(
-            model_cls, type(self), type(self.info), type(self.info.ctx)
+            *(model_cls, type(self), type(self.info), type(self.info.ctx)),
+            BudgetedInputs,
         )
         if problem is not None:
             return "hired_budget", float(budget), problem
@@ -175,14 +190,9 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             self.info.ctx.model_config.max_model_len, {"image": 1}, self.check_options
         )
         results = []
-        settings: tuple[dict[str, object], ...] = (
-            {},
-            self.info.hired.cache_key(budget),
-        )
-        for kwargs in settings:
+        for request in (inputs, with_budgets(inputs, self.info.hired, [budget])):
             try:
-                with_kwargs = replace(inputs, hf_processor_mm_kwargs=kwargs)
-                results.append(super().apply(with_kwargs, TimingContext(enabled=False)))
+                results.append(super().apply(request, TimingContext(enabled=False)))
             except VLLMValidationError as error:
                 return (
                     "model",
@@ -218,6 +228,41 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         return DummyInputs(**{**vars(inputs), "hf_processor_mm_kwargs": budget})
 
     @override
+    def _get_cache_missing_items(
+        self,
+        cache: BaseMultiModalProcessorCache,
+        mm_data_items: MultiModalDataItems,
+        mm_hashes: MultiModalHashes,
+    ) -> tuple[Mapping[str, list[bool]], MultiModalDataItems]:
+        """With the budgets of the images that are missing."""
+        is_cached, missing = super()._get_cache_missing_items(
+            cache=cache, mm_data_items=mm_data_items, mm_hashes=mm_hashes
+        )
+        if isinstance(mm_data_items, BudgetedItems):
+            missing = BudgetedItems(
+                missing,
+                [
+                    budget
+                    for budget, is_there in zip(
+                        mm_data_items.image_budgets,
+                        is_cached.get("image", ()),
+                        strict=True,
+                    )
+                    if not is_there
+                ],
+            )
+        return is_cached, missing
+
+    @override
+    def _apply_hf_processor_main(
+        self, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, object]
+    ) -> BatchFeature:
+        """Hands the images' budgets on to `_postprocess_hf_mm_data`."""
+        if isinstance(mm_items, BudgetedItems):
+            hf_kwargs = {**hf_kwargs, IMAGE_BUDGETS: tuple(mm_items.image_budgets)}
+        return super()._apply_hf_processor_main(mm_items=mm_items, hf_kwargs=hf_kwargs)
+
+    @override
     def _postprocess_hf_mm_data(
         self,
         mm_inputs: Mapping[str, object],
@@ -228,12 +273,12 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         data = super()._postprocess_hf_mm_data(
             mm_inputs, hf_processor_mm_kwargs, processed_data
         )
-        if "hired_budget" not in hf_processor_mm_kwargs or "pixel_values" not in data:
+        budgets: Any = hf_processor_mm_kwargs.get(IMAGE_BUDGETS)
+        if budgets is None or "pixel_values" not in data:
             return data
-        budget = read_budget(hf_processor_mm_kwargs["hired_budget"])
         layouts = input_layouts(self.info.get_hf_config(), data)
         data["pixel_values"] = self.own_pixels(data["pixel_values"], layouts)
-        counts = [self.info.get_kept_count(layout, budget) for layout in layouts]
+        counts = [*map(self.info.get_kept_count, layouts, budgets)]
         data["num_kept"] = torch.tensor([count.tokens for count in counts])
         data["is_undropped"] = torch.tensor([count.is_undropped for count in counts])
         return data
