@@ -26,6 +26,8 @@ def test_defaults_are_the_papers() -> None:
     assert config == HiredConfig(
         budget=Fraction(1, 5),
         max_budget=Fraction(1, 5),
+        detail_low=None,
+        detail_high=None,
         token_cap=None,
         alpha=Fraction(1, 2),
         init_layer=0,
@@ -49,6 +51,8 @@ def test_all_settings_are_read() -> None:
     given = {
         "hired_budget": 0.25,
         "hired_max_budget": 1,
+        "hired_detail_low": 0.1,
+        "hired_detail_high": 0.5,
         "hired_token_cap": 100,
         "hired_alpha": 0,
         "hired_init_layer": 1,
@@ -59,6 +63,7 @@ def test_all_settings_are_read() -> None:
     assert set(given) == set(SETTINGS)
     config = HiredConfig.from_hf_config(hf_config(**given))
     assert (config.budget, config.max_budget) == (Fraction(1, 4), Fraction(1))
+    assert (config.detail_low, config.detail_high) == (Fraction("0.1"), Fraction("0.5"))
     assert config.token_cap == 100
     assert config.alpha == 0
     assert (config.init_layer, config.final_layer) == (1, 1)

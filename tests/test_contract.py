@@ -26,6 +26,7 @@ from vllm.multimodal.processing import (
 from tests.conftest import expect_refusal
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
+from vllm_hired.engine.budgets import BudgetedInputs
 from vllm_hired.engine.contract import contract_problem
 from vllm_hired.engine.models.llava import HiredLlavaForConditionalGeneration
 from vllm_hired.engine.models.llava_next import (
@@ -42,6 +43,7 @@ OURS = (
     HiredLlavaNextMultiModalProcessor,
     HiredLlavaNextProcessingInfo,
     HiredInputProcessingContext,
+    BudgetedInputs,
 )
 
 

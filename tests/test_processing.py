@@ -218,7 +218,7 @@ def test_token_cap_bounds_every_image(any_checkpoint: Path, cap: int) -> None:
         assert num_kept(inputs)[0] <= cap
 
 
-REFUSED = [0, -0.2, 1.5, 0.5, float("nan"), float("inf"), True, "0.2", None, [0.2]]
+REFUSED = [0, -0.2, 1.5, 0.5, float("nan"), float("inf"), True, "0.2", None, [0.2, 0.2]]
 
 
 @pytest.mark.parametrize("value", [value for value in REFUSED if value is not None])

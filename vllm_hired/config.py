@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from types import NoneType
 from typing import Any
 
 from vllm_hired.errors import PREFIX, HiredConfigError
@@ -32,6 +33,9 @@ class HiredConfig:
     Attributes:
         budget: `rho`, the default fraction of an image's visual tokens to keep.
         max_budget: largest `rho` that a request may ask for; what vLLM profiles.
+        detail_low: budget of an image whose `image_url.detail` is "low", or None for
+            the default.
+        detail_high: likewise of "high".
         token_cap: most visual tokens of any image, or None.
         alpha: share of the budget given to the thumbnail.
         init_layer: tower layer whose attention distributes the budget among tiles.
@@ -48,6 +52,8 @@ class HiredConfig:
 
     budget: Fraction
     max_budget: Fraction
+    detail_low: Fraction | None
+    detail_high: Fraction | None
     token_cap: int | None
     alpha: Fraction
     init_layer: int
@@ -81,6 +87,17 @@ class HiredConfig:
                 f"it must not exceed hired_max_budget={float(max_budget)} "
                 "(an unset hired_budget is 1.0)",
             )
+        details = {
+            key: None if given.get(key) is None else read_budget(given[key], key)
+            for key in ("hired_detail_low", "hired_detail_high")
+        }
+        for key, detail in details.items():
+            if detail is not None and detail > max_budget:
+                raise HiredConfigError(
+                    key,
+                    float(detail),
+                    f"it must not exceed hired_max_budget={float(max_budget)}",
+                )
         # A tower that HiRED cannot use may have no layers to count.
         layers = [] if unsupported else ranking_layers(hf_config)
         selector = read_name(
@@ -95,6 +112,8 @@ class HiredConfig:
         return cls(
             budget=budget,
             max_budget=max_budget,
+            detail_low=details["hired_detail_low"],
+            detail_high=details["hired_detail_high"],
             token_cap=read_token_cap(given.get("hired_token_cap")),
             alpha=read_fraction(
                 "hired_alpha", given.get("hired_alpha", 0.5), "a number in [0, 1]"
@@ -106,6 +125,38 @@ class HiredConfig:
             method=read_method(selector, own, SETTINGS),
             unsupported=unsupported,
         )
+
+    @property
+    def defaults(self) -> list[Fraction]:
+        """The budgets of images for which a request asks for no number."""
+        details = [d for d in (self.detail_low, self.detail_high) if d is not None]
+        return [self.budget, *details]
+
+    @property
+    def has_details(self) -> bool:
+        """Whether `image_url.detail` means anything."""
+        return len(self.defaults) > 1
+
+    def detail_budget(self, detail: object) -> Fraction | None:
+        """The budget of an image with this `image_url.detail`; None for the default.
+
+        Raises:
+            HiredConfigError: a detail that OpenAI's API does not have.
+        """
+        budgets = {
+            None: None,
+            "auto": None,
+            "low": self.detail_low,
+            "high": self.detail_high,
+            "original": self.max_budget,
+        }
+        if not isinstance(detail, (str, NoneType)) or detail not in budgets:
+            raise HiredConfigError(
+                "image_url.detail",
+                detail,
+                'it must be "low", "high", "auto" or "original"',
+            )
+        return budgets[detail]
 
     def is_active(self, budget: Fraction) -> bool:
         """Whether images may lose tokens at `budget`; if not, the path is stock."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import requests
+from openai import OpenAI
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoConfig
@@ -34,7 +35,8 @@ from tests.reference import layout_of
 
 COMMANDS = {
     "llava_next": "vllm serve --model llava-next --hf-overrides hired_budget=0.2",
-    "llava": "vllm serve llava-next --hf-overrides hired_budget=0.2 "
+    "llava": "vllm serve llava-next --hf-overrides "
+    "hired_budget=0.2,hired_detail_low=0.05,hired_detail_high=0.15 "
     # Two processes, whose counters come together.
     "--api-server-count 2",
 }
@@ -182,6 +184,97 @@ def test_a_request_sets_a_smaller_budget(server: Server) -> None:
             IMAGE, mm_processor_kwargs={"hired_budget": float(budget)}
         )
         assert tokens == text + server.kept(SQUARE, budget)
+
+
+def test_a_budget_for_each_image(server: Server) -> None:
+    text = server.prompt_tokens()
+    kwargs = {"hired_budget": [0.1, None]}
+    both = server.kept(SQUARE, "0.1") + server.kept(WIDE)
+    assert server.prompt_tokens(IMAGE, OTHER, mm_processor_kwargs=kwargs) == text + both
+
+
+DETAILS = {"low": "0.05", "high": "0.15", "auto": "0.2", "original": "0.2", None: "0.2"}
+"""`image_url.detail` -> budget, on the server that has such settings."""
+
+
+def test_openais_client_sets_details(server: Server) -> None:
+    """As its users do, with no field of vLLM's: chat completions and responses, whole
+    and streamed, images of different detail in one prompt."""
+    client = OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    (model,) = client.models.list().data
+    has_details = server.hf_config.model_type == "llava"
+
+    def ask(api: str, details: list[str | None], is_stream: bool) -> int:
+        given = [{} if detail is None else {"detail": detail} for detail in details]
+        images = [as_url(noise_image(112, 112, seed)) for seed in range(len(given))]
+        if api == "chat":
+            content: Any = [
+                {"type": "image_url", "image_url": {"url": url, **own}}
+                for url, own in zip(images, given, strict=True)
+            ]
+            message = {"role": "user", "content": content}
+            answer: Any = client.chat.completions.create(
+                model=model.id,
+                messages=[message],  # type: ignore[list-item]
+                max_tokens=2,
+                stream=is_stream,
+                **({"stream_options": {"include_usage": True}} if is_stream else {}),
+            )
+            usage = ([*answer][-1] if is_stream else answer).usage
+            return int(usage.prompt_tokens)
+        content = [
+            {"type": "input_image", "image_url": url, **own}
+            for url, own in zip(images, given, strict=True)
+        ]
+        answer = client.responses.create(
+            model=model.id,
+            input=[{"role": "user", "content": content}],  # type: ignore[list-item]
+            max_output_tokens=2,
+            stream=is_stream,
+        )
+        last = [*answer][-1].response if is_stream else answer
+        return int(last.usage.input_tokens)
+
+    counted = server.counters()
+    text = {
+        (api, images): ask(api, [None] * images, False)
+        - images * server.kept(noise_image(112, 112))
+        for api in ("chat", "responses")
+        for images in (1, 2)
+    }
+    asked: list[list[str | None]] = [
+        *(["low"], ["high"], ["auto"], ["original"]),
+        *(["low", "high"], [None, "low"], ["high", "auto"]),
+    ]
+    for api in ("chat", "responses"):
+        for place, details in enumerate(asked):
+            kept = [
+                server.kept(noise_image(112, 112), DETAILS[d] if has_details else "0.2")
+                for d in details
+            ]
+            tokens = ask(api, details, is_stream=place % 2 == 0)
+            assert tokens == text[api, len(details)] + sum(kept), (api, details)
+    images = 2 * (sum(map(len, asked)) + 3)
+    now = server.counters()
+    assert now["images_total"] - counted["images_total"] == images
+
+
+def test_a_requests_budget_goes_before_details(server: Server) -> None:
+    part = {"type": "image_url", "image_url": {"url": IMAGE, "detail": "low"}}
+    body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 2}
+    found = {}
+    for budget in (None, 0.1):
+        kwargs = {} if budget is None else {"hired_budget": budget}
+        response = requests.post(
+            f"{server.url}/v1/chat/completions",
+            json=body | {"mm_processor_kwargs": kwargs},
+            timeout=60,
+        )
+        assert response.status_code == 200, response.text
+        found[budget] = response.json()["usage"]["prompt_tokens"]
+    low = "0.05" if server.hf_config.model_type == "llava" else "0.2"
+    difference = server.kept(SQUARE, low) - server.kept(SQUARE, "0.1")
+    assert found[None] - found[0.1] == difference
 
 
 BAD_BUDGETS = ["0", "-0.1", "0.3", "1.0", "2", "NaN", "Infinity", "true", '"0.2"', "[]"]

@@ -15,6 +15,7 @@ from vllm_hired.config import (
     given_settings,
     refuse_settings_among,
 )
+from vllm_hired.engine.contract import render_chat_problem
 from vllm_hired.engine.models import MODELS
 from vllm_hired.errors import HiredConfigError
 
@@ -94,7 +95,10 @@ def check_engine(args: EngineArgs, model_config: ModelConfig) -> None:
             "not together with --enable-tower-connector-lora: images that stay whole "
             "take a second forward, which would get others' adapters",
         )
-    if hired.is_active(hired.budget):
+    if hired.has_details and (problem := render_chat_problem()) is not None:
+        key = next(key for key in given if key.startswith("hired_detail_"))
+        raise HiredConfigError(key, given[key], problem)
+    if any(map(hired.is_active, hired.defaults)):
         check_processor(model_config)
 
 

@@ -66,6 +66,29 @@ def wrap_problems() -> Iterator[str]:
         yield "EngineArgs.create_model_config() is gone or takes parameters now"
 
 
+RENDER_CHAT = ("conversations", "prompt_extras")
+"""Parameters that the wrap of `detail.py` reads, of those of upstream's methods."""
+
+
+def render_chat_problem() -> str | None:
+    """What is missing to find a chat's `image_url.detail`, or None."""
+    try:
+        renderer = import_module("vllm.renderers.base").BaseRenderer
+        methods = renderer.render_chat, renderer.render_chat_async
+        fits = "mm_processor" in _names(renderer.__init__.__code__) and all(
+            {*RENDER_CHAT} <= {*signature(method).parameters} for method in methods
+        )
+    except (ImportError, AttributeError):
+        fits = False
+    return (
+        None
+        if fits
+        else f"vLLM {vllm.__version__} has no BaseRenderer with mm_processor and with "
+        f"render_chat() of {' and '.join(RENDER_CHAT)}, by which vllm_hired finds an "
+        "image's detail"
+    )
+
+
 def _is_ours(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 

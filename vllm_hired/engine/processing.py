@@ -17,7 +17,7 @@ from transformers import BatchFeature
 from typing_extensions import override
 from vllm.config.multimodal import MultiModalDummyOptions
 from vllm.exceptions import VLLMValidationError
-from vllm.inputs import MultiModalInput
+from vllm.inputs import MultiModalHashes, MultiModalInput
 from vllm.model_executor.model_loader import get_model_cls
 from vllm.multimodal.cache import BaseMultiModalProcessorCache
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
@@ -32,6 +32,13 @@ from vllm.multimodal.processing import (
 )
 
 from vllm_hired.config import setting_keys
+from vllm_hired.engine.budgets import (
+    IMAGE_BUDGETS,
+    BudgetedInputs,
+    BudgetedItems,
+    image_budgets,
+    with_budgets,
+)
 from vllm_hired.engine.contract import contract_problem
 from vllm_hired.engine.counting import ImageCounter
 from vllm_hired.engine.inputs import input_layouts, item_layout
@@ -45,7 +52,6 @@ from vllm_hired.layouts import ImageSizeError, Layout
 from vllm_hired.selectors import SELECTORS, make_selector
 from vllm_hired.selectors.probe import needs_problem, probe_problem
 from vllm_hired.towers import tower_type
-from vllm_hired.values import read_budget
 
 
 @dataclass
@@ -54,11 +60,10 @@ class DummyInputs(ProcessorInputs):
 
 
 class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoMixin]):
-    """Resolves the budget once, in `apply`; all that follows reads the outcome.
+    """Resolves the budgets once, in `apply`; all that follows reads the outcome.
 
-    While dropping is active the processor kwargs carry `HiredConfig.cache_key`, so
-    that vLLM's hash of an image tells budgets and settings apart; while it is not,
-    they carry nothing of ours and every hash equals stock vLLM's.
+    While dropping is active the hash of an image holds `HiredConfig.cache_key`, which
+    tells budgets and settings apart; while it is not, it equals stock vLLM's.
 
     Attributes:
         check_options: of the dummy image that `check_dropping` sends.
@@ -71,6 +76,11 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._images = ImageCounter(self.info.get_hf_config())
+        if self.info.hired.has_details:
+            # A vLLM without its renderer serves without details.
+            from vllm_hired.engine.detail import wrap_render_chat
+
+            wrap_render_chat()
 
     @override
     def apply(
@@ -87,15 +97,16 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
                 parameter=keys[0],
             )
         try:
-            budget = self.info.hired.request_budget(requested)
+            hired = self.info.hired
+            num_images = inputs.mm_data_items.get_count("image", strict=False)
+            budgets = image_budgets(hired, requested, num_images)
             refuse_empty_images(inputs.mm_data_items)
-            if self.info.hired.is_active(budget):
+            processed = replace(inputs, hf_processor_mm_kwargs=kwargs)
+            if any(map(hired.is_active, budgets)):
                 self.refuse_kwargs(kwargs)
                 self.check_dropping()
-                kwargs |= self.info.hired.cache_key(budget)
-            result = super().apply(
-                replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx
-            )
+                processed = with_budgets(processed, hired, budgets)
+            result = super().apply(processed, timing_ctx)
         except HiredConfigError as error:
             raise VLLMValidationError(
                 str(error), parameter=error.setting, value=error.value
@@ -121,7 +132,8 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         budget = min(self.info.hired.max_budget, Fraction(1, 2))
         model_cls = get_model_cls(self.info.ctx.model_config)
         problem = contract_problem(
-            model_cls, type(self), type(self.info), type(self.info.ctx)
+            *(model_cls, type(self), type(self.info), type(self.info.ctx)),
+            BudgetedInputs,
         )
         if problem is not None:
             return "hired_budget", float(budget), problem
@@ -148,14 +160,9 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             self.info.ctx.model_config.max_model_len, {"image": 1}, self.check_options
         )
         results = []
-        settings: tuple[dict[str, object], ...] = (
-            {},
-            self.info.hired.cache_key(budget),
-        )
-        for kwargs in settings:
+        for request in (inputs, with_budgets(inputs, self.info.hired, [budget])):
             try:
-                with_kwargs = replace(inputs, hf_processor_mm_kwargs=kwargs)
-                results.append(super().apply(with_kwargs, TimingContext(enabled=False)))
+                results.append(super().apply(request, TimingContext(enabled=False)))
             except VLLMValidationError as error:
                 return (
                     "model",
@@ -191,6 +198,41 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         return DummyInputs(**{**vars(inputs), "hf_processor_mm_kwargs": budget})
 
     @override
+    def _get_cache_missing_items(
+        self,
+        cache: BaseMultiModalProcessorCache,
+        mm_data_items: MultiModalDataItems,
+        mm_hashes: MultiModalHashes,
+    ) -> tuple[Mapping[str, list[bool]], MultiModalDataItems]:
+        """With the budgets of the images that are missing."""
+        is_cached, missing = super()._get_cache_missing_items(
+            cache=cache, mm_data_items=mm_data_items, mm_hashes=mm_hashes
+        )
+        if isinstance(mm_data_items, BudgetedItems):
+            missing = BudgetedItems(
+                missing,
+                [
+                    budget
+                    for budget, is_there in zip(
+                        mm_data_items.image_budgets,
+                        is_cached.get("image", ()),
+                        strict=True,
+                    )
+                    if not is_there
+                ],
+            )
+        return is_cached, missing
+
+    @override
+    def _apply_hf_processor_main(
+        self, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, object]
+    ) -> BatchFeature:
+        """Hands the images' budgets on to `_finalize_hf_mm_data`."""
+        if isinstance(mm_items, BudgetedItems):
+            hf_kwargs = {**hf_kwargs, IMAGE_BUDGETS: tuple(mm_items.image_budgets)}
+        return super()._apply_hf_processor_main(mm_items=mm_items, hf_kwargs=hf_kwargs)
+
+    @override
     def _finalize_hf_mm_data(
         self,
         hf_data: Mapping[str, object],
@@ -206,12 +248,12 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         data = super()._finalize_hf_mm_data(
             hf_data, hf_kwargs, passthrough_data, processed_data
         )
-        if "hired_budget" not in hf_kwargs or self.pixels_key not in data:
+        budgets: Any = hf_kwargs.get(IMAGE_BUDGETS)
+        if budgets is None or self.pixels_key not in data:
             return data
-        budget = read_budget(hf_kwargs["hired_budget"])
         layouts = input_layouts(self.info.get_hf_config(), data)
         data[self.pixels_key] = self.own_pixels(data[self.pixels_key], layouts)
-        counts = [self.info.get_kept_count(layout, budget) for layout in layouts]
+        counts = [*map(self.info.get_kept_count, layouts, budgets)]
         data["num_kept"] = torch.tensor([count.tokens for count in counts])
         data["is_undropped"] = torch.tensor([count.is_undropped for count in counts])
         return data

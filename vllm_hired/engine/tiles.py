@@ -20,6 +20,7 @@ from vllm.multimodal.parse import ImageProcessorItems, ImageSize, MultiModalData
 from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 from vllm.multimodal.processing.processor import HFMultiModalInputs
 
+from vllm_hired.engine.budgets import IMAGE_BUDGETS
 from vllm_hired.engine.partitions import (
     HiredPartitionsInfoMixin,
     HiredPartitionsProcessorMixin,
@@ -112,7 +113,7 @@ class HiredTilesProcessorMixin(HiredPartitionsProcessorMixin):
         """Adds `tile_grid`, (rows, columns) of each image's tiles."""
         inputs = super()._get_hf_mm_inputs(mm_items, hf_kwargs)
         images = mm_items.get("image")
-        if "hired_budget" in hf_kwargs and isinstance(images, ImageProcessorItems):
+        if IMAGE_BUDGETS in hf_kwargs and isinstance(images, ImageProcessorItems):
             limits = self.info.get_tile_limits(hf_kwargs)
             side = partition_side(self.info.get_hf_config())
             sizes = [images.get_image_size(i) for i in range(len(images))]
