@@ -13,28 +13,8 @@ from typing import Any
 
 import lmms_eval.tasks
 from lmms_eval.evaluator import simple_evaluate
-from lmms_eval.models.chat.vllm import VLLM
 from lmms_eval.tasks import TaskManager, get_task_dict
 from loguru import logger
-
-ANSWERS_WITHOUT_LENGTH = 1024
-"""Most tokens of an answer where a task states none, as lmms-eval's HF backends have
-it."""
-
-
-class TaskLengthVLLM(VLLM):
-    """lmms-eval's vLLM backend, which cuts answers where the task says.
-
-    Upstream's takes the larger of the task's length and its own `max_new_tokens`, 4,096
-    by default. With 1 the task's length counts; but of a task that states none, such as
-    textvqa_val, only one token would be left.
-    """
-
-    def _select_max_new_tokens(self, request_max_new_tokens: Any) -> int:
-        if request_max_new_tokens is None:
-            return ANSWERS_WITHOUT_LENGTH
-        length: int = super()._select_max_new_tokens(request_max_new_tokens)
-        return length
 
 
 class JobError(Exception):
@@ -93,7 +73,7 @@ def score_of(value: Any) -> float:
 
 
 def evaluate(
-    backend: VLLM, manager: TaskManager, task: Mapping[str, Any]
+    backend: Any, manager: TaskManager, task: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Asks one task; its figures and each question's score."""
     name = task["name"]
@@ -139,6 +119,9 @@ def run(job: Mapping[str, Any]) -> None:
     """Raises `JobError`."""
     manager = task_manager(job)
     check_data(job, manager)
+    # Not before it is needed: it imports vLLM.
+    from benchmarks.paper.backend import TaskLengthVLLM
+
     try:
         backend = TaskLengthVLLM(**job["engine"])
     except Exception as error:
