@@ -52,7 +52,7 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
     ]
 
 
-TIMES = ("seconds", "minutes")
+TIMES = ("cpu_seconds", "cpu_minutes")
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,8 @@ class Stage:
         low: share of the tokens that stays, at least.
         high: likewise, at most.
         done: steps so far.
-        seconds: that they took.
+        seconds: that they took, validation and waiting for other programs included.
+        cpu_seconds: of all threads, in these steps.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Stage:
     high: float
     done: int = 0
     seconds: float = 0
+    cpu_seconds: float = 0
 
 
 class Training:
@@ -86,7 +88,7 @@ class Training:
             saved = torch.load(self.state, map_location=device)
             self.learner.load(saved["learner"])
             for stage in self.stages:
-                stage.done, stage.seconds = saved["stages"][stage.kind]
+                vars(stage).update(saved["stages"][stage.kind])
         elif args.start is not None:
             self.learner.read_part(args.start)
         else:
@@ -94,7 +96,7 @@ class Training:
 
     def fit_projector(self) -> None:
         """Measured on the last twentieth of the crops, which it does not see."""
-        begun = time.monotonic()
+        begun = time.process_time()
         crops = self.features("crops")
         split = len(crops) - max(1, len(crops) // 20)
         known, unseen = (
@@ -106,9 +108,9 @@ class Training:
         right = named_right(fitted, unseen, targets)
         self.learner.projector.load_state_dict(fitted.state_dict())
         self.learner.average = self.learner.copied()
-        seconds = round(time.monotonic() - begun)
+        seconds = round(time.process_time() - begun)
         facts = {"stage": "projector", "crops": split, "patches": len(known)}
-        self.note({**facts, "right": round(right, 3), "seconds": seconds})
+        self.note({**facts, "right": round(right, 3), "cpu_seconds": seconds})
 
     def features(self, kind: str) -> Features:
         found = Features(self.args.features / kind)
@@ -130,15 +132,17 @@ class Training:
             desc=stage.kind,
         )
         before, begun = stage.seconds, time.monotonic()
+        cpu_before, cpu_begun = stage.cpu_seconds, time.process_time()
         saved = begun
         for step in bar:
             rng = np.random.default_rng((self.args.seed, number, step))
             facts = self.step(list(self.draw(stage, features, rng)))
             stage.done += 1
             stage.seconds = before + time.monotonic() - begun
+            stage.cpu_seconds = cpu_before + time.process_time() - cpu_begun
             bar.set_postfix({name: f"{value:.2f}" for name, value in facts.items()})
             done = {"stage": stage.kind, "step": stage.done, **facts}
-            self.note({**done, "seconds": round(stage.seconds)})
+            self.note({**done, "cpu_seconds": round(stage.cpu_seconds)})
             is_late = time.monotonic() - saved > 60 * self.args.every
             if is_late or stage.done == stage.steps:
                 self.save()
@@ -194,15 +198,19 @@ class Training:
                 _, answered = answer_loss(self.learner.speaker, batch)
                 for task, right in answered.items():
                     found.setdefault(task, []).extend(right)
-        minutes = sum(one.seconds for one in self.stages) / 60
+        minutes = sum(one.cpu_seconds for one in self.stages) / 60
         point = {"validation": stage.kind, "step": stage.done}
         point |= {task: round(fmean(values), 3) for task, values in found.items()}
-        self.note({**point, "minutes": round(minutes, 1)})
+        self.note({**point, "cpu_minutes": round(minutes, 1)})
         tqdm.write(json.dumps(point))
 
     def save(self) -> None:
         new = self.state.with_suffix(".new")
-        stages = {stage.kind: (stage.done, stage.seconds) for stage in self.stages}
+        progress = ("done", "seconds", "cpu_seconds")
+        stages = {
+            stage.kind: {name: getattr(stage, name) for name in progress}
+            for stage in self.stages
+        }
         torch.save({"learner": self.learner.state(), "stages": stages}, new)
         new.replace(self.state)
         self.learner.write_part(self.args.out / "trained.safetensors")
@@ -211,6 +219,7 @@ class Training:
                 "steps": stage.done,
                 "pictures": stage.done * stage.batch,
                 "minutes": round(stage.seconds / 60, 1),
+                "cpu_minutes": round(stage.cpu_seconds / 60, 1),
             }
             for stage in self.stages
         }
