@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     LlavaNextConfig,
     LlavaNextImageProcessor,
     LlavaNextProcessor,
@@ -55,6 +56,8 @@ PINPOINTS = tuple(
 )
 INIT_LAYER, FINAL_LAYER = 7, 11
 """Of HiRED. DINOv2's [CLS] looks at nothing in particular in its first layers."""
+
+END_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def model_config() -> LlavaNextConfig:
@@ -154,7 +157,10 @@ def assemble(out: Path, wheels: Path = FOLDER, trained: Path | None = TRAINED) -
         raise PartsError(f"there is no {trained}; --untrained does without it")
     weights = assembled_weights(tower, llm, trained)
     out.mkdir(parents=True, exist_ok=True)
-    model_config().save_pretrained(out)
+    config = model_config()
+    config.save_pretrained(out)
+    ends = {name: getattr(config.text_config, name) for name in END_TOKENS}
+    GenerationConfig(**ends).save_pretrained(out)
     make_processor(read_tokenizer(llm)).save_pretrained(out)
     # The tower's large constants need float32; its attention decides what is kept.
     saved = {

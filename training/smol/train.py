@@ -93,6 +93,7 @@ class Training:
             self.learner.read_part(args.start)
         else:
             self.fit_projector()
+            self.save()
 
     def fit_projector(self) -> None:
         """Measured on the last twentieth of the crops, which it does not see."""
