@@ -54,6 +54,9 @@ setup(
             "twine",
         ],
         "bench": ["matplotlib", "scikit-image", "scikit-learn"],
+        # To read the pretrained parts of llava-next-smol; training.smol.assemble
+        # fetches these themselves, whose wheels would bring other inference engines.
+        "smol": ["gguf", "onnx"],
     },
     entry_points={
         "vllm.general_plugins": ["hired = vllm_hired:register"],

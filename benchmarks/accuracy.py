@@ -98,7 +98,11 @@ def as_digits(values: Array) -> str:
 
 def blind(samples: Sequence[tuple[Scene, list[Question]]]) -> Array:
     """`[scenes, tasks]` of 0 and 1, where each task has one answer for all scenes."""
-    truth = np.array([[q.answer for q in questions] for _, questions in samples])
+    return most_usual(np.array([[q.answer for q in own] for _, own in samples]))
+
+
+def most_usual(truth: Array) -> Array:
+    """`[scenes, tasks]` of 0 and 1: where the task's most usual answer is right."""
     usual = [Counter(column).most_common(1)[0][0] for column in truth.T.tolist()]
     return (truth == np.array(usual)).astype(float)
 
@@ -120,9 +124,10 @@ def interval(values: Array, of: Array | None = None, draws: int = 2000) -> str:
     return f"{100 * part.mean() / whole.mean():.1f} ({low:.1f} to {high:.1f})"
 
 
-def accuracy_rows(found: dict[tuple[str, float], Array]) -> list[Row]:
-    """A row a selector and budget, a column a task."""
-    names = [task.__name__ for task in TASKS]
+def accuracy_rows(
+    found: dict[tuple[str, float], Array], names: Sequence[str]
+) -> list[Row]:
+    """A row a selector and budget, a column for each of the tasks' names."""
     return [
         {
             "selector": selector,
@@ -199,7 +204,10 @@ def main() -> None:
         found[name, budget] = right(engines[name], samples, budget)
     tables = {
         f"Right answers on {args.scenes} held-out scenes, 95% intervals": (
-            accuracy_rows({**found, ("blind", 0.0): blind(samples)})
+            accuracy_rows(
+                {**found, ("blind", 0.0): blind(samples)},
+                [task.__name__ for task in TASKS],
+            )
         ),
         "Paired differences in percent points, 95% intervals": difference_rows(found),
     }

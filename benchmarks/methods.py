@@ -234,7 +234,9 @@ def main() -> None:
     right = answers(args) if args.model else {}
     if right:
         title = f"Right answers of {args.model} on {args.scenes} held-out scenes"
-        tables[f"{title}, 95% intervals"] = accuracy.accuracy_rows(right)
+        tables[f"{title}, 95% intervals"] = accuracy.accuracy_rows(
+            right, [task.__name__ for task in accuracy.TASKS]
+        )
         tables["Paired differences in percent points, 95% intervals"] = (
             accuracy.difference_rows(right)
         )

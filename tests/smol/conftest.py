@@ -1,0 +1,11 @@
+"""What these tests need that `make environment` does not install."""
+
+from importlib.util import find_spec
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _readers() -> None:
+    if find_spec("gguf") is None or find_spec("onnx") is None:
+        pytest.skip("pip install '.[smol]' has not been run")

@@ -1,0 +1,1 @@
+"""How the checkpoints of this repository were made."""
