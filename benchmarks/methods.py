@@ -27,6 +27,7 @@ from tqdm import tqdm
 from benchmarks import accuracy, harness, overhead
 from benchmarks.ablation import forget
 from benchmarks.harness import make_parser, now, spread, write_results
+from benchmarks.tiny.data import TASKS
 from vllm_hired.budget import kept_count
 from vllm_hired.config import SETTINGS
 from vllm_hired.engine.capture import capture
@@ -235,7 +236,7 @@ def main() -> None:
     if right:
         title = f"Right answers of {args.model} on {args.scenes} held-out scenes"
         tables[f"{title}, 95% intervals"] = accuracy.accuracy_rows(
-            right, [task.__name__ for task in accuracy.TASKS]
+            right, [task.__name__ for task in TASKS]
         )
         tables["Paired differences in percent points, 95% intervals"] = (
             accuracy.difference_rows(right)

@@ -34,7 +34,7 @@ def answers(llm: LLM, found: list[Trial], budget: float) -> list[str]:
     """Greedy answers, trial by trial and task by task."""
     sampling = SamplingParams(temperature=0, max_tokens=MOST_NEW_TOKENS)
     requests = [query.request(budget) for trial in found for query in trial]
-    outputs = llm.generate(requests, sampling, use_tqdm=False)  # type: ignore[arg-type]
+    outputs = llm.generate(requests, sampling, use_tqdm=False)
     return [output.outputs[0].text.strip() for output in outputs]
 
 

@@ -200,7 +200,8 @@ DETAILS = {"low": "0.05", "high": "0.15", "auto": "0.2", "original": "0.2", None
 def test_openais_client_sets_details(server: Server) -> None:
     """As its users do, with no field of vLLM's: chat completions and responses, whole
     and streamed, images of different detail in one prompt."""
-    client = OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    # Its types know no dictionaries for messages that are put together here.
+    client: Any = OpenAI(base_url=f"{server.url}/v1", api_key="none")
     (model,) = client.models.list().data
     has_details = server.hf_config.model_type == "llava"
 
@@ -215,7 +216,7 @@ def test_openais_client_sets_details(server: Server) -> None:
             message = {"role": "user", "content": content}
             answer: Any = client.chat.completions.create(
                 model=model.id,
-                messages=[message],  # type: ignore[list-item]
+                messages=[message],
                 max_tokens=2,
                 stream=is_stream,
                 **({"stream_options": {"include_usage": True}} if is_stream else {}),
@@ -228,7 +229,7 @@ def test_openais_client_sets_details(server: Server) -> None:
         ]
         answer = client.responses.create(
             model=model.id,
-            input=[{"role": "user", "content": content}],  # type: ignore[list-item]
+            input=[{"role": "user", "content": content}],
             max_output_tokens=2,
             stream=is_stream,
         )
@@ -243,8 +244,13 @@ def test_openais_client_sets_details(server: Server) -> None:
         for images in (1, 2)
     }
     asked: list[list[str | None]] = [
-        *(["low"], ["high"], ["auto"], ["original"]),
-        *(["low", "high"], [None, "low"], ["high", "auto"]),
+        ["low"],
+        ["high"],
+        ["auto"],
+        ["original"],
+        ["low", "high"],
+        [None, "low"],
+        ["high", "auto"],
     ]
     for api in ("chat", "responses"):
         for place, details in enumerate(asked):
@@ -261,7 +267,10 @@ def test_openais_client_sets_details(server: Server) -> None:
 
 def test_a_requests_budget_goes_before_details(server: Server) -> None:
     part = {"type": "image_url", "image_url": {"url": IMAGE, "detail": "low"}}
-    body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 2}
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": [part]}],
+        "max_tokens": 2,
+    }
     found = {}
     for budget in (None, 0.1):
         kwargs = {} if budget is None else {"hired_budget": budget}

@@ -101,9 +101,9 @@ def _photograph_files(folder: Path) -> list[Path]:
 
 def _shrink(path: Path, small: Path) -> None:
     try:
-        image = Image.open(path)
-        image.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
-        image = image.convert("RGB")
+        opened = Image.open(path)
+        opened.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
+        image = opened.convert("RGB")
     except OSError:
         return  # not all of a package's files are pictures
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

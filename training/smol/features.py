@@ -36,7 +36,7 @@ from training.smol.tower import CHANNELS, PATCH, clip_weights, read_dino, tower_
 from training.smol.wheels import FOLDER, TOWER, weights_of
 from vllm_hired.layouts import Layout
 from vllm_hired.layouts.llava_next import anyres_layout
-from vllm_hired.tools.inspect.tower import inner_tower
+from vllm_hired.tools.inspect.partitions import inner_tower
 
 Generator = np.random.Generator
 

@@ -145,7 +145,7 @@ def fit(
         right = (logits[shown].argmax(dim=1) == classes[shown] - 1).float().mean()
         bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right.item():.3f}")
     with torch.no_grad():
-        first = projector.linear_1
+        first: Any = projector.linear_1
         first.weight /= std
         first.bias -= first.weight @ mean
     return projector
