@@ -6,7 +6,7 @@ shapes: four at a time, so that they meet in batches. After each hundred an ordi
 question must be answered as at first, from the prefix cache and anew. A request must
 not fare worse than with stock vLLM: no 5xx and no silence where stock says 2xx or 4xx.
 
-    python -m benchmarks.hostile --requests 1300 --seed 0
+    python -m benchmarks.hostile --requests 1040 --seed 0
 """
 
 import http.client
@@ -46,7 +46,7 @@ OPTIONS = (
 OVERRIDES = "hired_budget=0.2,hired_max_budget=0.5"
 SILENCE = "no answer"
 HUNG_UP = "hung up"
-LIMIT_S = 300
+LIMIT_S = 600
 
 
 @dataclass
@@ -205,7 +205,7 @@ def ending(status: int | str) -> str:
 
 def main() -> None:
     parser = campaign_parser(__doc__)
-    parser.add_argument("--requests", type=int, default=1300, help="default: 1300")
+    parser.add_argument("--requests", type=int, default=1040, help="default: 1040")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     args = parser.parse_args()
     args.model = campaign_model(args)

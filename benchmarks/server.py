@@ -156,7 +156,11 @@ def campaign_server(
         overrides: `--hf-overrides`, or None for stock vLLM, without the plugin.
     """
     command = f"vllm serve {Path(args.model).resolve()} --dtype {args.dtype} {options}"
-    variables = {"HF_HUB_OFFLINE": "1"}
+    variables = {
+        "HF_HUB_OFFLINE": "1",
+        # On a busy machine a step may take long; clients notice one that never ends.
+        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3600",
+    }
     if args.device == "cpu":
         command += " --enforce-eager"
         variables |= {"VLLM_CPU_KVCACHE_SPACE": "1"}
