@@ -14,5 +14,8 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "HF_HUB_OFFLINE": "1",
 }
+IS_OFFLINE_OURS = "HF_HUB_OFFLINE" not in os.environ
+"""Whether it is our default, which what downloads may change, and not the user's."""
+
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)

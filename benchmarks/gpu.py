@@ -9,6 +9,7 @@ all tables; beside it lie each measurement's own files and its log.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks import IS_OFFLINE_OURS
 from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.harness import check_device, make_parser
 
@@ -89,6 +91,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     check_device(args)
+    if args.model and IS_OFFLINE_OURS:
+        # Of the processes started here: an id may still have to be downloaded.
+        os.environ["HF_HUB_OFFLINE"] = "0"
     args.out.mkdir(parents=True, exist_ok=True)
     common = ["--dtype", args.dtype, "--device", args.device]
     common += ["--model", args.model] if args.model else ["--shape", args.shape]

@@ -11,12 +11,13 @@ import pytest
 from safetensors.torch import load_file
 
 from benchmarks.checkpoints import small, write_checkpoint
+from benchmarks.parity import compare
 
 pytestmark = pytest.mark.slow
 
 TRAINED = Path(__file__).parent.parent / "checkpoints/llava-next-tiny"
 WEIGHTS = "model.safetensors"
-TINY = ["--shape", "tiny"]
+TINY = ["--shape", "tiny", "--dtype", "float32"]
 
 
 def measure(
@@ -25,7 +26,7 @@ def measure(
     """Runs a module; its tables."""
     command = [sys.executable, "-m", f"benchmarks.{module}", "--out", str(out)]
     done = subprocess.run(
-        [*command, "--dtype", "float32", *model, *options],
+        [*command, *model, *options],
         capture_output=True,
         text=True,
         check=False,
@@ -65,7 +66,7 @@ def test_methods(tmp_path: Path) -> None:
     ]
     assert {row["waits"] for row in rows} == {0}
     options += ["--keep-costs", "--scenes", "4"]
-    trained = ["--model", str(TRAINED)]
+    trained = ["--model", str(TRAINED), "--dtype", "float32"]
     kept, right, _ = measure("methods", tmp_path, *options, model=trained)
     assert kept == rows
     raw = json.loads((tmp_path / "methods.json").read_text())["raw"]
@@ -87,6 +88,41 @@ def test_throughput(tmp_path: Path) -> None:
     assert resident == {(1.0, 1): 1, (1.0, 4): 2, (0.2, 1): 1, (0.2, 4): 4}
     assert [row["preemptions"] for row in rows if row["budget"] == 0.2] == [0, 0]
     assert [float(row["bound / stock"]) > 0 for row in rows[2:]] == [True, True]
+
+
+def test_gpu_writes_one_report(tmp_path: Path) -> None:
+    """Of its shortest measurements; the others have tests of their own above."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--quick", *TINY]
+    command += ["--device", "cpu", "--out", str(tmp_path), "--only"]
+    done = subprocess.run(
+        [*command, "parity", "overhead"], capture_output=True, text=True, check=False
+    )
+    report = (tmp_path / "report.md").read_text()
+    assert done.returncode == 0, report + done.stderr[-3000:]
+    assert "All parts ended well." in report
+    assert "ok      contract" in report
+    assert (tmp_path / "parity.md").read_text().strip() in report
+    (row,) = json.loads((tmp_path / "parity.json").read_text())["raw"]
+    assert row["same answers"] == row["same prompts"] == row["questions"] == 7
+    assert "## overhead" in report
+
+
+def test_gpu_reports_what_fails(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--device", "cpu"]
+    command += ["--out", str(tmp_path), "--model", str(tmp_path), "--only", "latency"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    report = (tmp_path / "report.md").read_text()
+    assert "FAILED: doctor, latency" in report
+    assert "latency.log ends:" in report
+
+
+def test_parity_finds_a_difference() -> None:
+    same = [{"prompt": [1, 2], "answer": [3]}, {"prompt": [1], "answer": [4]}]
+    other = [{"prompt": [1, 2], "answer": [3]}, {"prompt": [1], "answer": [5]}]
+    assert compare("v1", same, same)["equal"] == "yes"
+    row = compare("v1", same, other)
+    assert (row["equal"], row["same prompts"], row["same answers"]) == ("NO", 2, 1)
 
 
 def test_a_seed_decides_all_of_a_checkpoints_weights(tmp_path: Path) -> None:

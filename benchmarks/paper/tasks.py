@@ -62,7 +62,7 @@ def paper_figure(task: str, selector: str, budget: float, size: str) -> float | 
     if task not in TASKS or selector not in ("stock", "hired"):
         return None
     row = PAPER.get((size, budget))
-    return row and row[[*TASKS].index(task)]
+    return None if row is None else row[[*TASKS].index(task)]
 
 
 def paper_size(hf_config: object) -> str:
