@@ -261,8 +261,8 @@ def test_broken_images_are_400(server: Server, keep: int) -> None:
 
 
 STOCK_FAILS = {"broken images", "guided output"}
-"""Kinds of hostile requests of which vLLM itself answers some with 500: images that claim
-more pixels than PIL allows, and schemas whose grammar its backend cannot follow."""
+"""Kinds of requests of which vLLM itself answers some with 500: images that claim more
+pixels than PIL allows, and schemas whose grammar its backend cannot follow."""
 
 
 def test_a_short_campaign_of_hostile_requests(server: Server) -> None:
