@@ -181,7 +181,7 @@ def test_without_vllm(tmp_path: Path, checkpoint: Path) -> None:
         done = subprocess.run(
             [
                 tmp_path / "venv/bin/python",
-                *["-m", "vllm_hired.tools.cli", "doctor", checkpoint],
+                *("-m", "vllm_hired.tools.cli", "doctor", str(checkpoint)),
             ],
             env=os.environ | {"PYTHONPATH": str(path)},
             capture_output=True,
