@@ -90,6 +90,7 @@ def test_throughput(tmp_path: Path) -> None:
     assert [float(row["bound / stock"]) > 0 for row in rows[2:]] == [True, True]
 
 
+@pytest.mark.matrix
 def test_gpu_writes_one_report(tmp_path: Path) -> None:
     """Of its shortest measurements; the others have tests of their own above."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--quick", *TINY]
