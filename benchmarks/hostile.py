@@ -103,7 +103,8 @@ def ordinary_question(server: RunningServer) -> Callable[[], list[str]]:
         nonlocal turn
         turn += 1
         answers = []
-        for extra in ({}, {"cache_salt": f"salt {turn}"}):
+        salts: tuple[dict[str, str], ...] = ({}, {"cache_salt": f"salt {turn}"})
+        for extra in salts:
             body = chat_body(image, max_tokens=24, ignore_eos=True, **extra)
             response = requests.post(f"{server.url}{CHAT}", json=body, timeout=LIMIT_S)
             answers.append(

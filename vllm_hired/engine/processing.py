@@ -275,13 +275,15 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             if not is_cached
         ]
         self._images.remember(missing, mm_missing_kwargs.get("image", ()))
-        return super()._merge_mm_kwargs(
+        merged: tuple[MultiModalKwargsItems, Mapping[str, Any]]
+        merged = super()._merge_mm_kwargs(
             cache=cache,
             mm_hashes=mm_hashes,
             mm_is_cached=mm_is_cached,
             mm_missing_kwargs=mm_missing_kwargs,
             mm_missing_prompt_updates=mm_missing_prompt_updates,
         )
+        return merged
 
     @override
     def _get_mm_fields_config(
