@@ -121,8 +121,8 @@ class Learner:
         save_file(whole, path)
 
     def read_part(self, path: Path) -> None:
-        """Begins with what `write_part` wrote."""
-        started = load_file(path)
+        """Begins with what `write_part` wrote, or with its projector alone."""
+        started = self.copied() | load_file(path)
         started[FIRST] = started[FIRST][:, :CHANNELS]
         self.put(started)
         self.average = self.copied()
