@@ -91,6 +91,7 @@ def test_throughput(tmp_path: Path) -> None:
 
 
 @pytest.mark.matrix
+@pytest.mark.matrix
 def test_gpu_writes_one_report(tmp_path: Path) -> None:
     """Of its shortest measurements; the others have tests of their own above."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--quick", *TINY]
@@ -108,6 +109,7 @@ def test_gpu_writes_one_report(tmp_path: Path) -> None:
     assert "## overhead" in report
 
 
+@pytest.mark.matrix
 def test_gpu_reports_what_fails(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--device", "cpu"]
     command += ["--out", str(tmp_path), "--model", str(tmp_path), "--only", "latency"]

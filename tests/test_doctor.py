@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from vllm import ModelRegistry
+from vllm import ModelRegistry, envs
 from vllm.config import VllmConfig
 
 from benchmarks.checkpoints import make_config, make_tokenizer, small
@@ -52,7 +52,8 @@ def test_all_is_fine(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> No
 def test_vllms_own_choice_of_a_runner(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER")
+    # Once an engine has started, vLLM looks at no environment variable again.
+    monkeypatch.setattr(envs, "VLLM_USE_V2_MODEL_RUNNER", None, raising=False)
     assert "vLLM's choice with" in doctor(capsys)[1]
 
 
@@ -95,7 +96,8 @@ def test_a_broken_contract(
 def test_the_plugin_is_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VLLM_PLUGINS", "lora_filesystem_resolver,other")
+    plugins = ["lora_filesystem_resolver", "other"]
+    monkeypatch.setattr(envs, "VLLM_PLUGINS", plugins, raising=False)
     status, said, errors = doctor(capsys)
     assert status == 1
     assert "VLLM_PLUGINS='lora_filesystem_resolver,other' leaves 'hired' out" in said

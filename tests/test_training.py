@@ -59,6 +59,7 @@ def test_training_learns(trained: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.matrix
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -383,4 +383,6 @@ def test_a_short_soak(server: Server) -> None:
     bodies = mixture(24, seed=1, budgets=(0.05, 0.1, 0.2))
     found = soak(server, bodies, rounds=1, seed=1)
     assert found["unlike"] == [[]]
-    assert found["preemptions"] > 0
+    # Images of LLaVA-1.5 are too small to fill this KV cache.
+    if server.hf_config.model_type == "llava_next":
+        assert found["preemptions"] > 0
