@@ -16,8 +16,8 @@ from vllm import LLM
 
 from vllm_hired.config import HiredConfig
 from vllm_hired.tools.images import image_files, read_image
-from vllm_hired.tools.inspect.picture import draw_inspection
 from vllm_hired.tools.inspect.inspection import inspect_image
+from vllm_hired.tools.inspect.picture import draw_inspection
 
 
 def draw(model: str, path: Path, budgets: Sequence[float], out: Path) -> None:
