@@ -78,7 +78,7 @@ def test_the_sdist_passes_its_own_tests(
     said = run(*command, "-v", "-m", "not slow", "-k", part, cwd=folder)
     for tests in ("test_readme", "test_docs", "test_find_python", "test_chat_template"):
         assert f"tests/{tests}.py::" in said
-    assert re.search(r" \d{3} passed, \d{3} deselected", said), said
+    assert re.search(r" \d{3,} passed, \d{3,} deselected", said), said
 
 
 def test_the_wheel_installs_and_registers_elsewhere(

@@ -19,13 +19,11 @@ LLM_NAMES = (
     "language_model.model.layers.1.mlp.up_proj",
 )
 TOWER_NAMES = (
-    *("vision_model.encoder.layers.0.attn.qkv", "mlp1.1"),
-    *(
-        "vision_model.encoder.layers.2.attn.qkv",
-        "vision_model.encoder.layers.1.mlp.fc2",
-    ),
+    "vision_model.encoder.layers.0.attn.qkv",
+    "vision_model.encoder.layers.2.attn.qkv",
+    "vision_model.encoder.layers.1.mlp.fc2",
 )
-"""vLLM adapts no tower in HF's format."""
+"""vLLM adapts no tower in HF's format, and no projector in either."""
 
 
 def generate(
