@@ -15,7 +15,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test test-all check lint docs browser environment clean
+.PHONY: demo test test-all check fast lint docs browser environment clean
 
 demo: $(READY)
 	$(BIN)/python -m benchmarks.demo
@@ -31,8 +31,12 @@ test-all: lint docs browser
 	$(PYTEST) -m 'matrix or not matrix'
 
 # For people who edit; CONTRIBUTING.md says what it leaves out.
-check: lint
-	$(PYTEST) -m 'not slow and not matrix'
+check: $(READY)
+	$(MAKE) --jobs 2 --output-sync=target lint fast
+
+# Files that hold slow tests alone are not even imported.
+fast: $(READY)
+	$(PYTEST) -m 'not slow and not matrix' --ignore tests/e2e --ignore tests/smol
 
 lint: $(READY)
 	$(BIN)/ruff check .

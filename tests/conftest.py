@@ -1,4 +1,10 @@
-"""The engine's environment, and what tests share: checkpoints, images, engines."""
+"""The engine's environment, and what tests share: checkpoints, images, engines.
+
+vLLM takes long to import, so only the processes that run tests do, and not the one that
+hands tests out to them.
+"""
+
+from __future__ import annotations
 
 import os
 
@@ -19,21 +25,23 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from vllm import LLM
 
 from benchmarks.checkpoints import small, write_checkpoint
 from benchmarks.internvl_checkpoints import write_internvl_checkpoint
 from benchmarks.internvl_configs import small_internvl
 from benchmarks.qwen_checkpoints import write_qwen_checkpoint
 from benchmarks.qwen_configs import small_qwen
-from tests.engine import start_engine
-from tests.processes import Processes
-from tests.reference import Reference
 from vllm_hired.config import SETTINGS
 from vllm_hired.errors import HiredConfigError
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+    from tests.processes import Processes
+    from tests.reference import Reference
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llava_next": {},
@@ -50,7 +58,7 @@ NO_CLS = {
 WriteCheckpoint = Callable[..., Path]
 WriteQwenCheckpoint = Callable[[str], Path]
 WriteInternVLCheckpoint = Callable[..., Path]
-MakeEngine = Callable[..., LLM]
+MakeEngine = Callable[..., "LLM"]
 
 
 def pytest_report_header() -> str:
@@ -116,6 +124,8 @@ def make_engine() -> MakeEngine:
 
     The same arguments give the same engine.
     """
+    from tests.engine import start_engine
+
     engines: dict[str, LLM] = {}
 
     def make(checkpoint: Path, **changes: Any) -> LLM:
@@ -133,6 +143,8 @@ def make_engine() -> MakeEngine:
 @pytest.fixture(scope="session")
 def processes() -> Iterator[Processes]:
     """`processes(STOCK, answer, ...)`: calls a function in another process."""
+    from tests.processes import Processes
+
     with Processes() as processes:
         yield processes
 
@@ -151,6 +163,8 @@ def any_engine(make_engine: MakeEngine, any_checkpoint: Path) -> LLM:
 
 @pytest.fixture(scope="session")
 def reference(any_checkpoint: Path) -> Reference:
+    from tests.reference import Reference
+
     return Reference(any_checkpoint)
 
 

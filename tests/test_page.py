@@ -110,6 +110,7 @@ PAGES: dict[str, tuple[str, str, dict[str, object]]] = {
 """Architecture, photograph, settings."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_the_file_has_what_every_selector_keeps(
     make_checkpoint: WriteCheckpoint, name: str

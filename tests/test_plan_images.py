@@ -28,6 +28,7 @@ def model(make_checkpoint: WriteCheckpoint) -> Path:
     return make_checkpoint(tile_size=336, patch_size=14, pinpoints=REAL_PINPOINTS)
 
 
+@pytest.mark.slow
 def test_files_count_as_the_engine_counts_them(
     model: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

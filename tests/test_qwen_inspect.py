@@ -75,6 +75,7 @@ def test_the_tower_sees_what_the_servers_sees(
         torch.testing.assert_close(seen.partitions[0], expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_method_on_the_images_own_grid(
     make_qwen: WriteQwenCheckpoint,
 ) -> None:
@@ -107,6 +108,7 @@ def test_the_page_shows_every_method_on_the_images_own_grid(
     assert notes["100"] == "Nothing is dropped: vLLM's stock path."
 
 
+@pytest.mark.slow
 def test_limits_of_pixels(
     make_qwen: WriteQwenCheckpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

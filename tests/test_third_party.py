@@ -206,6 +206,7 @@ class RaisesOnImages(UniformSelector):
         return super().token_scores(observation, layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["no such name", "too few", "on images"])
 def test_the_page_of_inspect_leaves_a_broken_one_out(
     checkpoint: Path, provide: Provide, name: str

@@ -78,6 +78,7 @@ def test_answers_are_true() -> None:
     assert 0.4 < told["yes"] / told.total() < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(12))
 def test_labels_are_where_the_processor_puts_the_cards(number: int) -> None:
     """The scene's cards painted white on black, through HF's own image processor."""
@@ -228,6 +229,7 @@ def test_places_are_those_of_rows_and_columns() -> None:
     assert loss < turned
 
 
+@pytest.mark.slow
 def test_packed_questions_cost_what_each_costs_alone() -> None:
     """The loss of one sequence of four questions, against HF on one at a time."""
     tokenizer = make_tokenizer()
