@@ -29,7 +29,8 @@ from benchmarks.accuracy import (
     start_answering,
 )
 from benchmarks.harness import make_parser, model_of, write_results
-from vllm_hired.selectors import make_selector
+from vllm_hired.config import SETTINGS
+from vllm_hired.selectors import make_selector, read_method
 from vllm_hired.tools.tables import Row
 from vllm_hired.towers.attention import Measure, cls_attention
 from vllm_hired.towers.reading import ATTENTIONS
@@ -87,6 +88,16 @@ def of_one_head(head: int) -> Measure:
         return cls_attention(query, key, 1, scale)
 
     return scores
+
+
+@contextmanager
+def selecting_by(model: Any, name: str) -> Iterator[None]:
+    """The running model with another method."""
+    method = read_method(name, {}, SETTINGS)
+    hired = replace(model.hired, selector=name, method=method)
+    selector = make_selector(name, method)
+    with mock.patch.multiple(model, hired=hired, selector=selector):
+        yield
 
 
 def forget(llm: LLM) -> None:

@@ -58,6 +58,11 @@ def make_parser(
     return parser
 
 
+_engines: list[LLM] = []
+"""They live until the end: shutting one down takes the process groups of the others
+with it."""
+
+
 def start_engine(args: argparse.Namespace, **options: Any) -> LLM:
     """An engine on the model of `args`; nothing is reused between requests."""
     check_device(args)
@@ -79,7 +84,8 @@ def start_engine(args: argparse.Namespace, **options: Any) -> LLM:
         "disable_log_stats": False,
         "hf_overrides": {"hired_max_budget": 1.0},
     }
-    return LLM(model, **(defaults | options))
+    _engines.append(LLM(model, **(defaults | options)))
+    return _engines[-1]
 
 
 def check_device(args: argparse.Namespace) -> None:

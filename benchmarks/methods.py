@@ -12,12 +12,10 @@ and answers take long, so `--keep-costs` adds answers to the costs of an earlier
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate
 from statistics import median
 from typing import Any
-from unittest import mock
 
 import torch
 from matplotlib.figure import Figure
@@ -25,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import accuracy, harness, overhead
-from benchmarks.ablation import forget
+from benchmarks.ablation import forget, selecting_by
 from benchmarks.harness import make_parser, now, spread, write_results
 from benchmarks.tiny.data import TASKS
 from vllm_hired.budget import kept_count
@@ -180,10 +178,7 @@ def answers(args: argparse.Namespace) -> dict[tuple[str, float], Any]:
     model = harness.model_of(llm)
     found = {("stock", 1.0): accuracy.right(llm, samples, 1.0)}
     for name in tqdm(dict.fromkeys(["hired", *args.selectors]), desc="answers"):
-        method = read_method(name, {}, SETTINGS)
-        hired = replace(model.hired, selector=name, method=method)
-        selector = make_selector(name, method)
-        with mock.patch.multiple(model, hired=hired, selector=selector):
+        with selecting_by(model, name):
             for budget in args.budgets:
                 forget(llm)
                 found[name, budget] = accuracy.right(llm, samples, budget)

@@ -8,13 +8,11 @@ between methods are paired: the same trials. `blind` has one answer for each tas
     python -m benchmarks.smol_accuracy --model out/llava-next-smol
 """
 
-from unittest import mock
-
 import numpy as np
 from tqdm import tqdm
 from vllm import LLM, SamplingParams
 
-from benchmarks.ablation import forget
+from benchmarks.ablation import forget, selecting_by
 from benchmarks.accuracy import (
     Array,
     accuracy_rows,
@@ -25,7 +23,7 @@ from benchmarks.accuracy import (
 )
 from benchmarks.harness import make_parser, model_of, start_engine, write_results
 from training.smol.evaluate import MOST_NEW_TOKENS, NAMES, SEED, Trial, trials, truth
-from vllm_hired.selectors import SELECTORS, make_selector
+from vllm_hired.selectors import SELECTORS
 
 BUDGETS = (1.0, 0.6, 0.4, 0.2, 0.1, 0.05)
 
@@ -68,8 +66,7 @@ def main() -> None:
     names = dict.fromkeys(["hired", *args.selectors])
     steps = [(name, b) for name in names for b in args.budgets if b < 1]
     for name, budget in tqdm(steps, desc="accuracy"):
-        with mock.patch.object(model, "selector", make_selector(name)):
-            # The caches' keys know nothing of what is changed here.
+        with selecting_by(model, name):
             forget(llm)
             results[name, budget] = right(llm, found, budget)
     answered = np.array(truth(found)).reshape(len(found), -1)
