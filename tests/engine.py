@@ -1,5 +1,6 @@
 """How tests start an engine and what they ask it, in their process or in another."""
 
+from collections.abc import Sequence
 from typing import Any
 
 # Before vLLM, whose model runner it picks.
@@ -8,7 +9,9 @@ from tests.runners import RUNNER, check_runner  # isort: skip
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from vllm import LLM, SamplingParams
+from vllm.multimodal.inputs import MultiModalKwargsItem
 
 from vllm_hired.layouts import image_layout
 
@@ -74,6 +77,69 @@ def start_engine(model: str, **changes: Any) -> LLM:
     check_runner(llm)
     _engines.append(llm)
     return llm
+
+
+def chat_request(
+    content: str,
+    data: dict[str, list[Any]],
+    budget: float | None,
+    processor_kwargs: dict[str, Any],
+) -> dict[str, Any]:
+    """A request in the form that Qwen's and InternVL's chat templates give."""
+    if budget is not None:
+        processor_kwargs = {**processor_kwargs, "hired_budget": budget}
+    request: dict[str, Any] = {
+        "prompt": f"<|im_start|>user\n{content}\nWhat is this?<|im_end|>\n"
+        "<|im_start|>assistant\n",
+    }
+    if data:
+        request["multi_modal_data"] = data
+    if processor_kwargs:
+        request["mm_processor_kwargs"] = processor_kwargs
+    return request
+
+
+def check_lora_token_counts(
+    model: Any,
+    tower_layer: nn.Module,
+    projector: nn.Module,
+    items: Sequence[tuple[MultiModalKwargsItem, dict[str, Any]]],
+) -> None:
+    """A model tells vLLM's LoRA how many rows tower and projector really get.
+
+    Args:
+        model: of a running engine.
+        tower_layer: a module that each row of the tower passes once.
+        projector: likewise.
+        items: images, and what the model's worker makes of each.
+    """
+    seen = {"tower": 0, "projector": 0}
+
+    def count(name: str) -> Any:
+        def hook(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            seen[name] += inputs[0].flatten(0, -2).shape[0]
+
+        return hook
+
+    handles = [
+        tower_layer.register_forward_pre_hook(count("tower")),
+        projector.register_forward_pre_hook(count("projector")),
+    ]
+    for item, inputs in items:
+        seen.update(tower=0, projector=0)
+        with torch.inference_mode():
+            (rows,) = model.embed_multimodal(**inputs)
+        counts = model.get_mm_lora_token_counts(
+            modality="image", mm_kwargs=item, num_mm_embeds=len(rows)
+        )
+        assert counts == (seen["tower"], seen["projector"])
+        bound = model.get_mm_lora_token_counts(
+            modality="image", mm_kwargs=None, num_mm_embeds=len(rows)
+        )
+        assert bound[0] >= counts[0]
+        assert bound[1] >= counts[1]
+    for handle in handles:
+        handle.remove()
 
 
 def processed(llm: LLM, request: dict[str, Any]) -> Any:

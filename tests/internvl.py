@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks.internvl_checkpoints import IMAGE_TEXT
-from tests.engine import noise_image
+from tests.engine import chat_request, noise_image
 from tests.front_end import FrontEnd
 from vllm_hired.layouts.internvl import tiles_layout
 
@@ -56,17 +56,7 @@ def internvl_prompt(
             data.setdefault("video", []).append(video)
         else:
             data.setdefault("image", []).extend(pictures)
-    if budget is not None:
-        processor_kwargs["hired_budget"] = budget
-    request: dict[str, Any] = {
-        "prompt": f"<|im_start|>user\n{''.join(parts)}\nWhat is this?<|im_end|>\n"
-        "<|im_start|>assistant\n",
-    }
-    if data:
-        request["multi_modal_data"] = data
-    if processor_kwargs:
-        request["mm_processor_kwargs"] = processor_kwargs
-    return request
+    return chat_request("".join(parts), data, budget, processor_kwargs)
 
 
 def kept_count(stock: int, rho: str, cap: int | None = None) -> int:

@@ -2,14 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
-from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.got_ocr2.image_processing_got_ocr2 import (
     get_optimal_tiled_canvas,
 )
@@ -21,6 +18,7 @@ from vllm.transformers_utils.processors.internvl import (
 from benchmarks.internvl_checkpoints import IMAGE_TEXT
 from tests import oracle
 from tests.internvl import kept_count
+from tests.reference import HFCheckpoint
 
 
 @dataclass
@@ -39,8 +37,8 @@ class Encoded:
 
 
 @dataclass
-class InternVLReference:
-    """A checkpoint in HF's format in HF transformers, float32, eager attention.
+class InternVLReference(HFCheckpoint):
+    """A checkpoint in HF's format.
 
     Attributes:
         checkpoint: in HF's format.
@@ -48,21 +46,7 @@ class InternVLReference:
             other format; then pixels are those of vLLM's own processor.
     """
 
-    checkpoint: Path
     model_type: str = "internvl"
-
-    @cached_property
-    def model(self) -> Any:
-        model = AutoModelForImageTextToText.from_pretrained(
-            self.checkpoint, dtype=torch.float32, attn_implementation="eager"
-        )
-        # The engine's requests ignore it, too.
-        model.generation_config.eos_token_id = None
-        return model.eval()
-
-    @cached_property
-    def processor(self) -> Any:
-        return AutoProcessor.from_pretrained(self.checkpoint)
 
     @property
     def tile_side(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from tests.engine import noise_image
+from tests.engine import chat_request, noise_image
 from tests.front_end import FrontEnd
 from vllm_hired.layouts.qwen_vl import grid_layout
 
@@ -55,17 +55,7 @@ def qwen_prompt(
             if bare_videos
             else (video, video_metadata(len(video)))
         )
-    if budget is not None:
-        processor_kwargs["hired_budget"] = budget
-    request: dict[str, Any] = {
-        "prompt": f"<|im_start|>user\n{''.join(parts)}\nWhat is this?<|im_end|>\n"
-        "<|im_start|>assistant\n",
-    }
-    if data:
-        request["multi_modal_data"] = data
-    if processor_kwargs:
-        request["mm_processor_kwargs"] = processor_kwargs
-    return request
+    return chat_request("".join(parts), data, budget, processor_kwargs)
 
 
 def video_metadata(frames: int) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.vision_utils import get_vision_window_index
 
 from tests.qwen import kept_count
+from tests.reference import HFCheckpoint
 
 
 @dataclass
@@ -29,11 +29,8 @@ class Encoded:
     grid: tuple[int, int, int]
 
 
-@dataclass
-class QwenReference:
-    """A checkpoint in HF transformers, float32."""
-
-    checkpoint: Path
+class QwenReference(HFCheckpoint):
+    """A checkpoint whose tower notes its attention."""
 
     @cached_property
     def model(self) -> Any:
@@ -54,10 +51,6 @@ class QwenReference:
         ALL_ATTENTION_FUNCTIONS.register("recorded", attend)
         tower.config._attn_implementation = "recorded"
         return model
-
-    @cached_property
-    def processor(self) -> Any:
-        return AutoProcessor.from_pretrained(self.checkpoint)
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor, grid: Tensor) -> Encoded:

@@ -29,7 +29,7 @@ def layout_of(hf_config: Any, image: Any) -> oracle.Layout:
 
 
 @dataclass
-class Reference:
+class HFCheckpoint:
     """A checkpoint in HF transformers, float32, eager attention."""
 
     checkpoint: Path
@@ -46,6 +46,10 @@ class Reference:
     @cached_property
     def processor(self) -> Any:
         return AutoProcessor.from_pretrained(self.checkpoint)
+
+
+class Reference(HFCheckpoint):
+    """One of a LLaVA."""
 
     @property
     def has_cls(self) -> bool:

@@ -10,7 +10,7 @@ from vllm import LLM, SamplingParams
 
 from benchmarks.checkpoints import REAL_PINPOINTS
 from tests.conftest import MakeEngine, WriteCheckpoint
-from tests.engine import ENGINE_OPTIONS, prompt
+from tests.engine import ENGINE_OPTIONS, check_lora_token_counts, prompt
 from tests.reference import Reference
 
 MAX_TOKENS = 12
@@ -205,39 +205,19 @@ def test_the_model_says_what_it_does(
 def test_lora_token_counts_are_the_towers_and_the_projectors(any_engine: LLM) -> None:
     (model,) = any_engine.apply_model(lambda model: model)
     processor = any_engine.llm_engine.renderer.get_mm_processor()
-    seen = {"tower": 0, "projector": 0}
-
-    def count(name: str) -> Any:
-        def hook(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            seen[name] += inputs[0].flatten(0, -2).shape[0]
-
-        return hook
-
-    layer = model.vision_tower.vision_model.encoder.layers[0].mlp
-    handles = [
-        layer.register_forward_pre_hook(count("tower")),
-        model.multi_modal_projector.register_forward_pre_hook(count("projector")),
-    ]
+    (image,) = prompt(*ONE)["multi_modal_data"]["image"]
+    items = []
     for budget in (0.2, 1.0):
-        (image,) = prompt(*ONE)["multi_modal_data"]["image"]
         inputs = processor(
             "<image>",
             processor.info.parse_mm_data({"image": image}),
             hf_processor_mm_kwargs={"hired_budget": budget},
         )
         (item,) = inputs["mm_kwargs"]["image"]
-        seen.update(tower=0, projector=0)
-        kwargs = {key: elem.data[None] for key, elem in item.items()}
-        with torch.inference_mode():
-            (rows,) = model.embed_multimodal(**kwargs)
-        counts = model.get_mm_lora_token_counts(
-            modality="image", mm_kwargs=item, num_mm_embeds=len(rows)
-        )
-        assert counts == (seen["tower"], seen["projector"])
-        bound = model.get_mm_lora_token_counts(
-            modality="image", mm_kwargs=None, num_mm_embeds=len(rows)
-        )
-        assert bound[0] >= counts[0]
-        assert bound[1] >= counts[1]
-    for handle in handles:
-        handle.remove()
+        items.append((item, {key: elem.data[None] for key, elem in item.items()}))
+    check_lora_token_counts(
+        model,
+        model.vision_tower.vision_model.encoder.layers[0].mlp,
+        model.multi_modal_projector,
+        items,
+    )

@@ -9,7 +9,7 @@ from vllm import LLM, SamplingParams
 
 from tests.conftest import MakeEngine, WriteInternVLCheckpoint
 from tests.e2e.test_generation import MAX_TOKENS, generate
-from tests.engine import ENGINE_OPTIONS, answers, processed
+from tests.engine import ENGINE_OPTIONS, answers, check_lora_token_counts, processed
 from tests.internvl import engine_options, internvl_prompt
 from tests.internvl_reference import InternVLReference
 from tests.processes import STOCK, Processes, answer
@@ -327,34 +327,10 @@ def test_lora_token_counts_are_the_towers_and_the_projectors(
     if model_type == "internvl":
         pytest.skip("vLLM adapts no tower of this format")
     (model,) = llm.apply_model(lambda model: model)
-    seen = {"tower": 0, "projector": 0}
-
-    def count(name: str) -> Any:
-        def hook(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            seen[name] += inputs[0].flatten(0, -2).shape[0]
-
-        return hook
-
-    handles = [
-        model.vision_model.encoder.layers[0].mlp.register_forward_pre_hook(
-            count("tower")
-        ),
-        model.mlp1.register_forward_pre_hook(count("projector")),
-    ]
+    items = []
     for budget in (0.2, 1.0):
         request = internvl_prompt(model_type, (252, 168), budget=budget)
         (item,) = processed(llm, request)["mm_kwargs"]["image"]
-        seen.update(tower=0, projector=0)
-        with torch.inference_mode():
-            (rows,) = model.embed_multimodal(**batched([item], model.pixels_key))
-        counts = model.get_mm_lora_token_counts(
-            modality="image", mm_kwargs=item, num_mm_embeds=len(rows)
-        )
-        assert counts == (seen["tower"], seen["projector"])
-        bound = model.get_mm_lora_token_counts(
-            modality="image", mm_kwargs=None, num_mm_embeds=len(rows)
-        )
-        assert bound[0] >= counts[0]
-        assert bound[1] >= counts[1]
-    for handle in handles:
-        handle.remove()
+        items.append((item, batched([item], model.pixels_key)))
+    layer = model.vision_model.encoder.layers[0].mlp
+    check_lora_token_counts(model, layer, model.mlp1, items)

@@ -9,17 +9,18 @@ from PIL import Image
 
 from benchmarks.server import as_url
 from tests.conftest import WriteQwenCheckpoint
-from tests.e2e.test_server import Server, expected_counters, serving
+from tests.e2e.family_server import (
+    COMMAND,
+    check_bad_budget,
+    check_metrics,
+    check_usage,
+)
+from tests.e2e.test_server import Server, serving
 from tests.engine import noise_image
 from tests.qwen import QwenFrontEnd
 
 pytestmark = pytest.mark.matrix
 
-COMMAND = (
-    "vllm serve qwen --hf-overrides hired_budget=0.2 --trust-request-mm-kwargs "
-    "--max-model-len 1024 --dtype float32 --enforce-eager --max-num-batched-tokens 256 "
-    "--max-num-seqs 8 --limit-mm-per-prompt.image 3 --limit-mm-per-prompt.video 1"
-)
 PHOTO, STRIP = noise_image(448, 336), noise_image(600, 30)
 
 
@@ -34,7 +35,7 @@ def server(
 ) -> Iterator[Server]:
     checkpoint: Path = make_qwen("qwen2_5_vl")
     folder = tmp_path_factory.mktemp("server")
-    (folder / "qwen").symlink_to(checkpoint)
+    (folder / "model").symlink_to(checkpoint)
     with serving(COMMAND, folder, checkpoint) as server:
         yield server
 
@@ -45,28 +46,15 @@ def text_and_markers(server: Server, images: int) -> int:
 
 
 def test_metrics_of_known_requests(server: Server, front_end: QwenFrontEnd) -> None:
-    """Exact numbers; the first test of its server."""
-    for _ in range(2):  # the second from the cache
-        server.prompt_tokens(as_url(PHOTO))
-    server.prompt_tokens(as_url(PHOTO), as_url(STRIP))
-    tenth: dict[str, Any] = {"mm_processor_kwargs": {"hired_budget": 0.1}}
-    server.prompt_tokens(as_url(PHOTO), **tenth)
-    photo, strip = front_end.expected(PHOTO, "0.2"), front_end.expected(STRIP, "0.2")
-    kept = [photo] * 3 + [strip, front_end.expected(PHOTO, "0.1")]
-    stock = 4 * front_end.expected(PHOTO, "1") + front_end.expected(STRIP, "1")
-    assert server.counters() == expected_counters(kept, stock)
+    """The first test of its server."""
+    check_metrics(server, PHOTO, STRIP, front_end.expected)
 
 
 def test_usage_shows_the_reduced_prompt(
     server: Server, front_end: QwenFrontEnd
 ) -> None:
-    for budget in ("0.2", "0.1", "0.001"):
-        kwargs = {"hired_budget": float(budget)}
-        assert server.prompt_tokens(
-            as_url(PHOTO), as_url(STRIP), mm_processor_kwargs=kwargs
-        ) == text_and_markers(server, 2) + sum(
-            front_end.expected(image, budget) for image in (PHOTO, STRIP)
-        )
+    beside = text_and_markers(server, 2)
+    check_usage(server, PHOTO, STRIP, front_end.expected, beside)
 
 
 def test_a_requests_own_limits_of_pixels(
@@ -85,11 +73,7 @@ def test_a_requests_own_limits_of_pixels(
 
 @pytest.mark.parametrize("value", [0, 0.3, 1.0, True, "0.2", []])
 def test_bad_budgets_are_400_and_the_engine_lives(server: Server, value: Any) -> None:
-    kwargs = {"hired_budget": value}
-    response = server.chat(as_url(PHOTO), mm_processor_kwargs=kwargs)
-    assert response.status_code == 400, response.text
-    assert "hired_budget" in response.text
-    assert server.prompt_tokens(as_url(PHOTO)) > 0
+    check_bad_budget(server, PHOTO, value)
 
 
 def test_images_too_thin_are_400(server: Server) -> None:
