@@ -12,6 +12,7 @@ import argparse
 import math
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -174,13 +175,11 @@ def assemble(out: Path, wheels: Path = FOLDER, trained: Path | None = TRAINED) -
 
 def check_readers() -> None:
     """Whether the packages are there that read the wheels' files."""
-    try:
-        import gguf  # noqa: F401
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise PartsError(
-            f"{error.name} is not installed; run `pip install 'vllm-hired[smol]'`"
-        ) from error
+    for package in ("gguf", "onnx"):
+        if find_spec(package) is None:
+            raise PartsError(
+                f"{package} is not installed; run `pip install 'vllm-hired[smol]'`"
+            )
 
 
 def main(argv: list[str] | None = None) -> None:

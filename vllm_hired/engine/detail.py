@@ -62,8 +62,8 @@ def wrap_render_chat() -> None:
             )
         )
 
-    setattr(BaseRenderer, "render_chat", render_chat)  # noqa: B010
-    setattr(BaseRenderer, "render_chat_async", render_chat_async)  # noqa: B010
+    BaseRenderer.render_chat = render_chat
+    BaseRenderer.render_chat_async = render_chat_async
 
 
 def _joined(rendered: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> Any:
