@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,17 @@ def provenance() -> dict[str, Any]:
         else "none",
         "python": platform.python_version(),
         "versions": {
-            name: version(name)
+            name: _version(name)
             for name in ("vllm-hired", "vllm", "torch", "transformers")
         },
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

