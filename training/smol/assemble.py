@@ -178,7 +178,7 @@ def check_readers() -> None:
     for package in ("gguf", "onnx"):
         if find_spec(package) is None:
             raise PartsError(
-                f"{package} is not installed; run `pip install 'vllm-hired[smol]'`"
+                f"{package} is not installed; run `pip install gguf onnx`"
             )
 
 
