@@ -7,11 +7,14 @@ between methods are paired: the same trials. `blind` has one answer for each tas
     python -m training.smol.assemble
     python -m benchmarks.smol_accuracy --model out/llava-next-smol
 
+Stopped, it goes on where it was when called again.
 The tower encodes each partition once, for all methods and budgets; nothing is timed.
 """
 
+import json
 from collections.abc import Mapping
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +74,33 @@ def remember_partitions(model: Any) -> None:
     model.encode = remembering
 
 
+class Kept:
+    """What a stopped run found out; deleting the file begins anew.
+
+    Attributes:
+        path: of the file.
+        asked: the model and the questions, which lines of other runs do not have.
+    """
+
+    def __init__(self, path: Path, asked: list[Any]) -> None:
+        self.path, self.asked = path, asked
+
+    def read(self, selector: str, budget: float, trials: int) -> Array | None:
+        """`[trials, tasks]` of 0 and 1, where they are known."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        for line in map(json.loads, lines):
+            rows = line["right"].split()
+            if line["of"] == [*self.asked, selector, budget] and len(rows) == trials:
+                return np.array([[float(x) for x in row] for row in rows])
+        return None
+
+    def write(self, selector: str, budget: float, values: Array) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        of = [*self.asked, selector, budget]
+        with self.path.open("a") as lines:
+            lines.write(json.dumps({"of": of, "right": as_digits(values)}) + "\n")
+
+
 def answers(llm: LLM, found: list[Trial], budget: float) -> list[str]:
     """Greedy answers, trial by trial and task by task."""
     sampling = SamplingParams(temperature=0, max_tokens=MOST_NEW_TOKENS)
@@ -110,13 +140,18 @@ def main() -> None:
     )
     model = model_of(llm)
     remember_partitions(model)
-    results = {("stock", 1.0): right(llm, found, 1.0)}
+    kept = Kept(Path("out") / f"{args.name}.jsonl", [args.model, args.seed, tasks])
     names = dict.fromkeys(["hired", *args.selectors])
-    steps = [(name, b) for name in names for b in args.budgets if b < 1]
+    steps = [("stock", 1.0), *((n, b) for n in names for b in args.budgets if b < 1)]
+    results = {}
     for name, budget in tqdm(steps, desc="accuracy"):
-        with selecting_by(model, name):
-            forget(llm)
-            results[name, budget] = right(llm, found, budget)
+        values = kept.read(name, budget, len(found))
+        if values is None:
+            with selecting_by(model, "hired" if name == "stock" else name):
+                forget(llm)
+                values = right(llm, found, budget)
+            kept.write(name, budget, values)
+        results[name, budget] = values
     answered = np.array(truth(found)).reshape(len(found), -1)
     blind = most_usual(answered)
     tables = {

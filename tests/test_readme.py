@@ -27,18 +27,6 @@ def test_every_method_is_in_the_table() -> None:
     assert sorted(re.findall(r"\w+", " ".join(rows))) == sorted(SELECTORS)
 
 
-def test_the_demos_table_is_its_data() -> None:
-    results = ROOT / "benchmarks/results"
-    facts = json.loads((results / "demo.json").read_text())
-    assert {"machine", "versions", "commit", "command"} <= set(facts)
-    assert facts["model"] == "llava-next-tiny"
-    _, _, *table = (results / "demo.md").read_text().splitlines()
-    for row, values in zip(table, facts["rows"], strict=True):
-        assert [cell.strip() for cell in row.strip("|").split("|")] == [
-            str(value) for value in values.values()
-        ]
-
-
 def test_the_methods_table_is_the_result_files() -> None:
     results = json.loads((ROOT / "benchmarks/results/methods.json").read_text())
     costs, answers, _ = results["tables"].values()

@@ -15,13 +15,13 @@ from vllm import LLM
 
 from benchmarks.ablation import changed, forget, of_one_head, variants
 from benchmarks.accuracy import Array, answers, held_out, requests_of, right
-from benchmarks.demo import kept_of
 from benchmarks.harness import RESULTS, model_of
-from benchmarks.tiny.data import TASKS, Scene
+from benchmarks.tiny.data import Scene
 from benchmarks.tiny.labels import BACKGROUND, IGNORE, patch_labels
 from benchmarks.tiny.model import CHECKPOINT, PATCH, TILE, TINY, prompt_of
 from tests.conftest import MakeEngine
 from tests.reference import Reference
+from vllm_hired.layouts import image_layout
 from vllm_hired.towers.attention import cls_attention
 
 SAMPLES = held_out(50)
@@ -88,7 +88,21 @@ def test_hired_is_right_where_a_broken_selector_is_not(
 
 
 def kept_at_a_fifth(llm: LLM, scene: Scene) -> Tensor:
-    return kept_of(llm, scene.image, 0.2)[2]
+    """The engine's own choice: flat cell indices."""
+    processor = llm.llm_engine.renderer.get_mm_processor()
+    inputs = processor(
+        "<image>",
+        processor.info.parse_mm_data({"image": scene.image}),
+        hf_processor_mm_kwargs={"hired_budget": 0.2},
+    )
+    (item,) = inputs["mm_kwargs"]["image"]
+    pixels, count = item["pixel_values"].data, int(item["num_kept"].data)
+    config = llm.llm_engine.model_config.hf_config
+    layout = image_layout(config, scene.image.height, scene.image.width)
+    with torch.inference_mode():
+        _, (selection,) = model_of(llm).select([pixels], [layout], [count])
+    cells: Tensor = selection.cells
+    return cells
 
 
 def test_the_attention_is_on_the_digits(trained: LLM) -> None:
@@ -157,20 +171,3 @@ def test_ablation(tmp_path: Path) -> None:
     assert len(result["raw"]) == 2 + 4 + 2 * (layers - 1) + TINY.vision_heads
     two_scenes = r"[01]{4} [01]{4}"
     assert all(re.fullmatch(two_scenes, row["right"]) for row in result["raw"])
-
-
-@pytest.mark.slow
-def test_demo(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.demo", "--out", str(tmp_path)]
-    command += ["--scenes", "1", "--repeats", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = json.loads((tmp_path / "demo.json").read_text())["rows"]
-    assert [row["budget"] for row in rows] == [1.0, 0.4, 0.2] * len(TASKS)
-    # Rounding may turn an answer on another machine, not many of them.
-    committed = json.loads((RESULTS / "demo.json").read_text())["rows"][: len(rows)]
-    for name in ("question", "truth", "visual tokens"):
-        assert [row[name] for row in rows] == [row[name] for row in committed]
-    pairs = zip(rows, committed, strict=True)
-    assert sum(row["answer"] == old["answer"] for row, old in pairs) >= len(rows) - 2
-    assert (tmp_path / "kept.png").stat().st_size > 1000

@@ -1,4 +1,6 @@
-"""The commands of docs/getting-started.md, run as they stand, with the small model."""
+"""The commands of docs/getting-started.md, run as they stand.
+
+Those after `make demo` ask `llava-next-smol`, whose parts come from a package index."""
 
 import json
 import subprocess
@@ -9,10 +11,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.demo import large_scenes
+from benchmarks.accuracy import held_out
 from benchmarks.tiny.model import CHECKPOINT
+from demo.__main__ import CHECKPOINT as SMOL
+from demo.__main__ import large_scenes
 from tests.e2e.test_server import Server, serving
 from tests.test_docs import OFFLINE, ROOT, code
+from training.smol.assemble import assemble
 
 PAGE = "docs/getting-started.md"
 CURLS = code(PAGE, "console", "curl ")
@@ -24,10 +29,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the commands use of a checkout in which `make demo` has run."""
     folder = tmp_path_factory.mktemp("checkout")
     (folder / ".venv").symlink_to(sys.prefix)
-    (folder / "checkpoints").symlink_to(ROOT / "checkpoints")
     (folder / "out").mkdir()
-    ((scene, _),) = large_scenes(1)
-    scene.image.save(folder / "out/scene.png")
+    assemble(folder / SMOL)
+    (scene,) = large_scenes(1)
+    scene[0].image.save(folder / "out/scene.png")
     return folder
 
 
@@ -36,7 +41,7 @@ def server(checkout: Path) -> Iterator[Server]:
     (command,) = code(PAGE, "console", ".venv/bin/vllm serve")
     command = command.replace("\\\n", " ")
     # Compiled, it would start later and say the same.
-    with serving(f"{command} --enforce-eager", checkout, CHECKPOINT) as server:
+    with serving(f"{command} --enforce-eager", checkout, checkout / SMOL) as server:
         yield server
 
 
@@ -58,30 +63,34 @@ def answers(server: Server, checkout: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in said]
 
 
+@pytest.mark.matrix
 def test_the_answer_is_the_pages(answers: list[dict[str, Any]]) -> None:
     page = (ROOT / PAGE).read_text()
-    assert "The answer is `2`." in page
+    assert "The answer is `1`." in page
     assert "The answer is the same." in page
     texts = [answer["choices"][0]["message"]["content"] for answer in answers]
-    assert [text.strip() for text in texts] == ["2", "2"]
+    assert [text.strip() for text in texts] == ["1", "1"]
 
 
+@pytest.mark.matrix
 def test_the_second_prompt_is_longer_by_what_the_page_says(
     answers: list[dict[str, Any]],
 ) -> None:
     page = " ".join((ROOT / PAGE).read_text().split())
-    assert "is 64 larger, because the picture has 128 visual tokens in place" in page
+    assert "is 576 larger, because the picture has 1152 visual tokens in place" in page
     first, second = (answer["usage"]["prompt_tokens"] for answer in answers)
-    assert second - first == 64
-    assert 64 < first < 128
+    assert second - first == 576
+    assert 576 < first < 640
 
 
+@pytest.mark.matrix
 def test_the_client_for_python(server: Server, checkout: Path) -> None:
     (block,) = code(PAGE, "python", "OpenAI")
     said = run([sys.executable, "-c", block.replace(URL, server.url)], checkout)
-    assert said.strip() == "2"
+    assert said.strip() == "1"
 
 
+@pytest.mark.matrix
 def test_the_examples_client(server: Server, checkout: Path) -> None:
     """Budgets of its own, one of which the server refuses."""
     said = run(
@@ -91,23 +100,24 @@ def test_the_examples_client(server: Server, checkout: Path) -> None:
                 str(ROOT / "examples/client_budgets.py"),
                 "out/scene.png",
             ),
-            *("--question", "How many digits are there?", "--url", f"{server.url}/v1"),
+            *("--question", "How many objects are there?", "--url", f"{server.url}/v1"),
             *("--budgets", "0.4", "0.2", "1.5"),
         ],
         checkout,
     )
     first, second, refused = said.splitlines()
     assert first.startswith("0.4: ")
-    assert first.endswith("tokens: 2")
-    assert int(first.split()[1]) - int(second.split()[1]) == 64
+    assert first.endswith("tokens: 1")
+    assert int(first.split()[1]) - int(second.split()[1]) == 576
     assert refused.startswith("1.5: refused: ")
     assert "hired_budget=1.5 is not allowed" in refused
 
 
-def test_offline(tmp_path: Path, checkout: Path) -> None:
+def test_offline(tmp_path: Path) -> None:
     """A file of its own, whose engine is another process, as outside of tests."""
     (tmp_path / "llava-next").symlink_to(CHECKPOINT)
-    (tmp_path / "table.jpg").symlink_to(checkout / "out/scene.png")
+    ((scene, _),) = held_out(1)
+    scene.image.save(tmp_path / "table.jpg")
     (block,) = code(PAGE, "python", OFFLINE)
     (tmp_path / "ask.py").write_text(block)
     settings = ["VLLM_ENABLE_V1_MULTIPROCESSING=1", "TORCH_COMPILE_DISABLE=1"]

@@ -4,16 +4,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from benchmarks.smol_agreement import differences
+from benchmarks.tiny.model import visual_rows
 from tests.conftest import MakeEngine
-from training.smol import train
+from tests.smol.parts import gguf_file
+from training.smol import curve, train
 from training.smol.assemble import assemble
 from training.smol.evaluate import trials
-from training.smol.features import make_shard
+from training.smol.features import Features, make_shard
+from training.smol.language import prompt_of, read_tokenizer
+from training.smol.learner import Learner
+from training.smol.questions import TRAINING, ask
+from training.smol.sequences import Asked, Writer, answer_loss, drop_tokens
 
 pytestmark = [pytest.mark.slow, pytest.mark.matrix, pytest.mark.timeout(2400)]
 
@@ -52,7 +59,7 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
     ]
 
 
-TIMES = ("cpu_seconds", "cpu_minutes")
+TIMES = ("cpu_seconds", "minutes")
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +77,82 @@ def test_training_learns_and_is_measured(trained: Path) -> None:
     assert len(losses) == 4
     assert losses[-1] < losses[0]
     points = [line for line in lines if "validation" in line]
-    assert [(p["validation"], p["step"]) for p in points][-2:] == [
-        ("scenes", 1),
-        ("scenes", 2),
+    assert [(p["validation"], p["step"], p["kept"]) for p in points][-4:] == [
+        (*("scenes", 1), 1.0),
+        (*("scenes", 1), 0.3),
+        (*("scenes", 2), 1.0),
+        (*("scenes", 2), 0.3),
     ]
     stages = json.loads((trained / "training.json").read_text())["stages"]
     assert [stage["steps"] for stage in stages.values()] == [4, 2]
+
+
+@pytest.mark.parametrize("kind", ["crops", "scenes"])
+def test_questions_side_by_side_are_each_question_alone(
+    kind: str, features: Path
+) -> None:
+    """Several pictures and questions in one batch, padded, against transformers' own
+    causal mask and positions on one picture and one question."""
+    gguf = gguf_file()
+    learner, tokenizer = Learner(gguf, torch.device("cpu")), read_tokenizer(gguf)
+    speaker, samples = learner.speaker, Features(features / kind)
+    rng = np.random.default_rng(0)
+    asked = [
+        Asked(
+            sample := samples[index],
+            ask(rng, sample.facts, TRAINING[sample.facts.kind])[:3],
+            None if kind == "scenes" and index == 0 else drop_tokens(rng, sample, 0.1),
+        )
+        for index in range(2)
+    ]
+    losses = []
+    with torch.inference_mode():
+        loss, _ = answer_loss(speaker, Writer(tokenizer).batch(asked))
+        embed = speaker.language.get_input_embeddings()
+        for one in asked:
+            visual = visual_rows(
+                speaker.projector(one.sample.features.flatten(0, 1).float()),
+                one.sample.layout,
+                speaker.newline,
+                one.keep,
+            )
+            for question in one.questions:
+                before, after = (
+                    torch.tensor(tokenizer(text).input_ids)
+                    for text in prompt_of(question.text)
+                )
+                answer = torch.tensor(
+                    tokenizer(f"{question.answer}<|im_end|>").input_ids
+                )
+                rows = [embed(before), visual, embed(after), embed(answer)]
+                logits = speaker.language(inputs_embeds=torch.cat(rows)[None]).logits[0]
+                said = logits[-len(answer) - 1 : -1]
+                losses.append(torch.nn.functional.cross_entropy(said, answer))
+    assert len(losses) >= 4
+    torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_workers_change_nothing(trained: Path, features: Path, tmp_path: Path) -> None:
+    run_training(features, tmp_path, "--workers", "1", "--tokens-at-once", "10000")
+    ours, theirs = (
+        [line["loss"] for line in lines_of(out) if "loss" in line]
+        for out in (tmp_path, trained)
+    )
+    assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_training_ends_in_time(features: Path, tmp_path: Path) -> None:
+    run_training(features, tmp_path, "--minutes", "0.0001")
+    stages = json.loads((tmp_path / "training.json").read_text())["stages"]
+    assert [stage["steps"] for stage in stages.values()] == [1, 0]
+
+
+def test_the_curve_shows_each_point_once(trained: Path, tmp_path: Path) -> None:
+    curve.main(["--trained", str(trained), "--out", str(tmp_path)])
+    text = (tmp_path / "smol-training.md").read_text()
+    rows = [line for line in text.splitlines() if "with dropping" in line]
+    assert len(rows) == len(set(rows))
+    assert sum("scenes" in row for row in rows) == 4
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(

@@ -177,9 +177,7 @@ def check_readers() -> None:
     """Whether the packages are there that read the wheels' files."""
     for package in ("gguf", "onnx"):
         if find_spec(package) is None:
-            raise PartsError(
-                f"{package} is not installed; run `pip install gguf onnx`"
-            )
+            raise PartsError(f"{package} is not installed; run `pip install gguf onnx`")
 
 
 def main(argv: list[str] | None = None) -> None:
