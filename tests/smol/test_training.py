@@ -126,8 +126,8 @@ def test_questions_side_by_side_are_each_question_alone(
                 )
                 rows = [embed(before), visual, embed(after), embed(answer)]
                 logits = speaker.language(inputs_embeds=torch.cat(rows)[None]).logits[0]
-                said = logits[-len(answer) - 1 : -1]
-                losses.append(torch.nn.functional.cross_entropy(said, answer))
+                own = logits[-len(answer) - 1 : -1]
+                losses.append(torch.nn.functional.cross_entropy(own, answer))
     assert len(losses) >= 4
     torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-4, atol=1e-4)
 
