@@ -133,7 +133,7 @@ def main() -> None:
     tasks = [query.question.task for query in found[0]]
     llm = start_engine(
         args,
-        max_num_seqs=64,
+        max_num_seqs=10,  # more would push each other out of the KV cache
         # Several questions share a picture, and nothing is timed.
         enable_prefix_caching=True,
         mm_processor_cache_gb=2,

@@ -44,7 +44,8 @@ def dinov2() -> Dinov2Model:
     model = Dinov2Model(config).eval()
     own = model.state_dict()
     weights = {as_now(name): t for name, t in read_dino(onnx_file()).items()}
-    # The exported [CLS] holds its position already.
+    # The exported [CLS] holds its position already; the file has it without, too.
+    weights.pop("embeddings.cls_token", None)
     places = torch.cat((torch.zeros(1, 1, CHANNELS), weights.pop("pos")), dim=1)
     own["embeddings.cls_token"] = weights.pop("cls")
     own["embeddings.position_embeddings"] = places
