@@ -116,14 +116,18 @@ def _tile_limits(model: str, hf_config: Any, asked: ImageLimits) -> TileLimits:
 
 
 def read_config(model: str) -> Any:
-    """The HF config of a directory or model id that `vllm_hired` serves.
+    """The HF config of a directory or model id that `vllm_hired` serves; what its
+    config.json says where only code of the checkpoint's own would make one of it.
 
     Raises:
         CheckpointError
     """
     # Not before it is needed: it takes longer than all the rest.
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
+    plain = read_config_file(model)
+    if plain is not None and plain.model_type not in CONFIG_MAPPING:
+        return _served(model, plain)
     if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise CheckpointError(f"{model} is no checkpoint: it has no config.json")
     try:
