@@ -12,9 +12,8 @@ from benchmarks.qwen_configs import small_qwen
 from tests.conftest import WriteQwenCheckpoint
 from tests.engine import noise_image
 from tests.inspections import inspect_noise
-from tests.qwen import QwenFrontEnd, kept_count
+from tests.qwen import MODEL_TYPES, QwenFrontEnd, kept_count
 from tests.test_page import flags
-from tests.test_qwen_vl import MODEL_TYPES
 from vllm_hired.config import HiredConfig
 from vllm_hired.layouts.qwen_vl import grid_layout
 from vllm_hired.selectors import SELECTORS
