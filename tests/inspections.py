@@ -1,6 +1,6 @@
 """What tests of `vllm-hired inspect` ask of every family."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ def check_kept_as_by_engine(
     folder: Path,
     requests: dict[float, dict[str, Any]],
     pixels_of: Callable[[Any], Any],
-    selectors: Collection[str] = EXACT,
 ) -> None:
     """What is shown of an image is what the engine keeps of it.
 
@@ -34,7 +33,6 @@ def check_kept_as_by_engine(
         folder: its checkpoint.
         requests: by budget, each of the same image.
         pixels_of: what the model's `select` takes of the processed image.
-        selectors: names.
     """
     (model,) = llm.apply_model(lambda model: model)
     (image,) = next(iter(requests.values()))["multi_modal_data"]["image"]
@@ -44,7 +42,7 @@ def check_kept_as_by_engine(
         layout = item_layout(model.config, item)
         count = int(item["num_kept"].data)
         assert inspection.layout == layout
-        for name in selectors:
+        for name in EXACT:
             with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
                 patch.setattr(model, "selector", make_selector(name))
                 _, (selection,) = model.select(pixels_of(item), [layout], [count])
@@ -62,3 +60,21 @@ def inspect_noise(
     noise_image(*size).save(tmp_path / "photo.png")
     arguments = [str(folder), str(tmp_path / "photo.png"), *options]
     return main(["inspect", *arguments, "-o", str(tmp_path / "kept.png")])
+
+
+def check_refused(
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    tmp_path: Path,
+    size: tuple[int, int],
+    options: list[str],
+    said: str,
+) -> None:
+    """In one line, with status 2 and no file."""
+    assert inspect_noise(folder, tmp_path, size, *options) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("vllm-hired: ")
+    assert captured.err.count("\n") == 1
+    assert said in captured.err
+    assert not (tmp_path / "kept.png").exists()

@@ -11,7 +11,7 @@ from benchmarks.qwen_checkpoints import write_qwen_checkpoint
 from benchmarks.qwen_configs import small_qwen
 from tests.conftest import WriteQwenCheckpoint
 from tests.engine import noise_image
-from tests.inspections import inspect_noise
+from tests.inspections import check_refused, inspect_noise
 from tests.qwen import MODEL_TYPES, QwenFrontEnd, kept_count
 from tests.test_page import flags
 from vllm_hired.config import HiredConfig
@@ -144,17 +144,15 @@ def test_bad_input_is_one_line_and_no_file(
     options: list[str],
     said: str,
 ) -> None:
-    assert inspect_noise(make_qwen("qwen2_5_vl"), tmp_path, size, *options) == 2
-    assert said in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+    check_refused(capsys, make_qwen("qwen2_5_vl"), tmp_path, size, options, said)
 
 
 def test_a_checkpoint_that_lacks_what_is_needed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_qwen_checkpoint(tmp_path / "model", small_qwen("qwen3_vl"), None)
-    assert inspect_noise(folder, tmp_path, (90, 90)) == 2
-    assert "has no model.safetensors" in capsys.readouterr().err
+    said = "has no model.safetensors"
+    check_refused(capsys, folder, tmp_path, (90, 90), [], said)
     (folder / "preprocessor_config.json").unlink()
-    assert inspect_noise(folder, tmp_path, (90, 90)) == 2
-    assert "has no preprocessor_config.json" in capsys.readouterr().err
+    said = "has no preprocessor_config.json"
+    check_refused(capsys, folder, tmp_path, (90, 90), [], said)
