@@ -13,6 +13,8 @@ from tests.engine import chat_request, noise_image
 from tests.front_end import FrontEnd
 from vllm_hired.layouts.qwen_vl import grid_layout
 
+MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+
 FRAMES_PER_SECOND = 2.0
 
 

@@ -17,50 +17,28 @@ from vllm import LLM
 
 from benchmarks.checkpoints import REAL_PINPOINTS, small, write_checkpoint
 from tests.conftest import NO_CLS, WriteCheckpoint
-from tests.engine import noise_image
+from tests.engine import noise_image, prompt
 from tests.front_end import FrontEnd, served
+from tests.inspections import check_kept_as_by_engine
 from tests.pictures import PICTURES, write_all
 from vllm_hired.config import HiredConfig
-from vllm_hired.layouts import image_layout
-from vllm_hired.selectors import SELECTORS, make_selector
+from vllm_hired.selectors import SELECTORS
 from vllm_hired.tools.cli import main
 from vllm_hired.tools.images import read_image
 from vllm_hired.tools.inspect.inspection import inspect_image, with_settings
 from vllm_hired.tools.inspect.page import page_data
 
 
-@pytest.mark.parametrize("selector", ["hired", "even", "thumbnail", "uniform"])
 @pytest.mark.parametrize("size", [(112, 112), (60, 165), (200, 50)])
 def test_keeps_what_the_engine_keeps(
-    any_engine: LLM,
-    any_checkpoint: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    size: tuple[int, int],
-    selector: str,
+    any_engine: LLM, any_checkpoint: Path, size: tuple[int, int]
 ) -> None:
-    """Not `random`, whose seed is the last bits of scores that round differently."""
-    (model,) = any_engine.apply_model(lambda model: model)
-    monkeypatch.setattr(model, "selector", make_selector(selector))
-    processor = any_engine.llm_engine.renderer.get_mm_processor()
-    image = noise_image(*size)
-    for budget in (0.1, 0.2, 0.4, 0.9):
-        inputs = processor(
-            "<image>",
-            processor.info.parse_mm_data({"image": image}),
-            hf_processor_mm_kwargs={"hired_budget": budget},
-        )
-        (item,) = inputs["mm_kwargs"]["image"]
-        layout = image_layout(model.config, image.height, image.width)
-        with torch.inference_mode():
-            _, (selection,) = model.select(
-                [item["pixel_values"].data], [layout], [int(item["num_kept"].data)]
-            )
-        settings = {"hired_budget": budget, "hired_selector": selector}
-        inspection = inspect_image(str(any_checkpoint), "noise", image, settings)
-        hired = HiredConfig.from_hf_config(inspection.configured(settings))
-        assert inspection.layout == layout
-        assert inspection.kept_count(hired).tokens == int(item["num_kept"].data)
-        assert inspection.select(hired).tolist() == selection.cells.tolist()
+    check_kept_as_by_engine(
+        any_engine,
+        any_checkpoint,
+        {rho: prompt(size, budget=rho) for rho in (0.1, 0.2, 0.4, 0.9)},
+        lambda item: [item["pixel_values"].data],
+    )
 
 
 @pytest.mark.slow

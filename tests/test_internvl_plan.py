@@ -4,24 +4,27 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.internvl_checkpoints import write_internvl_checkpoint
 from benchmarks.internvl_configs import INTERNVL_SHAPES
 from tests.conftest import WriteInternVLCheckpoint
 from tests.internvl import FORMATS, InternVLFrontEnd, engine_options
 from tests.internvl_reference import InternVLReference
-from tests.test_plan import plan
-from vllm_hired.tools import checkpoint as checkpoint_module
-from vllm_hired.tools.cli import main
-from vllm_hired.tools.cost import llm_flops, partition_flops, projector_flops
+from tests.planning import (
+    FEW_EXAMPLES,
+    check_counts,
+    check_llm_flops,
+    check_reads_what_transformers_reads,
+    check_refused,
+    count_flops,
+    plan,
+)
+from vllm_hired.tools.cost import partition_flops, projector_flops
 
 
 @pytest.fixture(scope="module", params=FORMATS)
@@ -40,14 +43,9 @@ def front_end(folder: Path, model_type: str) -> InternVLFrontEnd:
     return InternVLFrontEnd(folder, **engine_options(model_type))
 
 
-@settings(
-    max_examples=10,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@FEW_EXAMPLES
 @given(data=st.data())
 def test_counts_are_the_engines(
-    folder: Path,
     front_end: InternVLFrontEnd,
     model_type: str,
     capsys: pytest.CaptureFixture[str],
@@ -60,63 +58,32 @@ def test_counts_are_the_engines(
     budget = data.draw(st.integers(1, 99)) / 100
     # In the other format vLLM's video processor refuses a request's limits.
     most = data.draw(st.sampled_from([2, 5])) if model_type == "internvl" else None
-    option = ["--max-tiles", str(most)] if most else []
+    options = ("--max-tiles", str(most)) if most else ()
     limits = {"max_patches": most} if most else {}
-    names = [f"{width}x{height}" for width, height in sizes]
-    rows = plan(capsys, str(folder), "--size", *names, "--budget", str(budget), *option)
-    by_size = {(row["size"], row["budget"]): row["kept tokens"] for row in rows}
-    for size, name in zip(sizes, names, strict=True):
-        image = Image.new("RGB", size)
-        for asked, label in ((1.0, "stock"), (budget, budget)):
-            inputs = front_end(image, budget=asked, **limits)
-            assert front_end.placeholders(inputs) == [by_size[name, label]], name
+    check_counts(capsys, front_end, sizes, budget, options, limits)
 
 
 def test_operations_are_those_that_torch_counts(
     make_internvl: WriteInternVLCheckpoint,
 ) -> None:
-    """Matrix products of HF's modules; its attention is not causal, ours is."""
+    """Matrix products of HF's modules."""
     reference = InternVLReference(make_internvl("internvl"))
     model, config = reference.model, reference.model.config
-    tower, language = model.model.vision_tower, model.model.language_model
-
-    def count(call: Any) -> int:
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            call()
-        return int(counter.get_total_flops())
-
     side = reference.tile_side
-    assert count(lambda: tower(torch.rand(1, 3, side, side))) == partition_flops(config)
+    pixels = torch.rand(1, 3, side, side)
+    found = count_flops(lambda: model.model.vision_tower(pixels))
+    assert found == partition_flops(config)
     features = torch.rand(10, 4 * config.vision_config.hidden_size)
-    assert count(lambda: model.model.multi_modal_projector(features)) == (
-        projector_flops(config, 10)
-    )
-    tokens, text = 50, config.text_config
-    embeddings = torch.rand(1, tokens, text.hidden_size)
-    future = tokens * tokens - tokens * (tokens + 1) // 2
-    width = text.num_attention_heads * text.head_dim
-    positions = torch.arange(tokens)[None]
-    angles = count(lambda: language.rotary_emb(embeddings, positions))
-    found = count(
-        lambda: model.lm_head(
-            language(inputs_embeds=embeddings).last_hidden_state[:, -1]
-        )
-    )
-    assert found == (
-        llm_flops(text, tokens) + 4 * future * width * text.num_hidden_layers + angles
-    )
+    found = count_flops(lambda: model.model.multi_modal_projector(features))
+    assert found == projector_flops(config, 10)
+    check_llm_flops(model, torch.arange(50)[None])
 
 
 def test_plan_reads_what_transformers_reads(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    make_internvl: WriteInternVLCheckpoint,
+    capsys: pytest.CaptureFixture[str], make_internvl: WriteInternVLCheckpoint
 ) -> None:
-    folder = str(make_internvl("internvl"))
-    short = plan(capsys, folder, "--size", "400x300")
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module, "read_config_file", lambda model: None)
-        assert plan(capsys, folder, "--size", "400x300") == short
+    """Not of the other format, whose config only its own code makes."""
+    check_reads_what_transformers_reads(capsys, str(make_internvl("internvl")))
 
 
 @pytest.mark.slow
@@ -166,8 +133,7 @@ def test_forms_of_the_processor_file(
     config = (make_internvl("internvl") / "config.json").read_text()
     (tmp_path / "config.json").write_text(config)
     arguments = [str(tmp_path), "--size", "252x168"]
-    assert main(["plan", *arguments]) == 2
-    assert "give --min-tiles and --max-tiles" in capsys.readouterr().err
+    check_refused(capsys, arguments, "give --min-tiles and --max-tiles")
     (stock, *_) = plan(capsys, *arguments, "--min-tiles", "1", "--max-tiles", "2")
     assert stock["tile grid"] == "1x2"
     file = {"image_processor": {"min_patches": 1, "max_patches": 2}}
@@ -183,8 +149,4 @@ def test_wrong_limits_are_one_line_and_status_2(
         ([str(folder), "--max-pixels", "9"], "leave --min-pixels and"),
         ([str(checkpoint), "--max-tiles", "9"], "leave --min-tiles and"),
     ):
-        assert main(["plan", *arguments, "--size", "10x10"]) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert captured.err.count("\n") == 1
-        assert said in captured.err
+        check_refused(capsys, [*arguments, "--size", "10x10"], said)

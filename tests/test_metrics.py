@@ -1,5 +1,6 @@
 """The counters through vLLM's real processor; the server's `/metrics` is in e2e."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,16 @@ def test_what_does_not_count(front_end: FrontEnd) -> None:
         with pytest.raises(VLLMValidationError, match="hired_budget"):
             front_end(noise_image(60, 60), budget=2.0)
     assert counts == {"images": 0, "kept": 0, "dropped": 0}
+
+
+def test_the_buckets_are_those_of_the_docs() -> None:
+    docs = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    (listed,) = re.findall(r"buckets end at ([^.]*) tokens", docs)
+    (family,) = metrics().kept_per_image.collect()
+    bounds = [s.labels["le"] for s in family.samples if s.name.endswith("_bucket")]
+    assert [float(bound) for bound in bounds[:-1]] == [
+        float(number) for number in re.findall(r"\d+", listed)
+    ]
 
 
 def test_an_error_in_a_counter_reaches_nobody(

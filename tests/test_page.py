@@ -18,7 +18,11 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from transformers import AutoConfig
 
-from tests.conftest import ARCHITECTURES, WriteCheckpoint
+from tests.conftest import (
+    ARCHITECTURES,
+    WriteCheckpoint,
+    WriteInternVLCheckpoint,
+)
 from vllm_hired.config import SETTINGS, HiredConfig
 from vllm_hired.layouts import Layout
 from vllm_hired.selectors import SELECTORS, make_selector
@@ -106,6 +110,7 @@ PAGES: dict[str, tuple[str, str, dict[str, object]]] = {
     ),
     "1 x 3 tiles": ("llava_next", "text", {"hired_token_cap": 77}),
     "no tiles": ("llava", "coffee", {}),
+    "2 x 3 tiles, then a thumbnail": ("internvl", "coffee", {}),
 }
 """Architecture, photograph, settings."""
 
@@ -113,10 +118,15 @@ PAGES: dict[str, tuple[str, str, dict[str, object]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_the_file_has_what_every_selector_keeps(
-    make_checkpoint: WriteCheckpoint, name: str
+    make_checkpoint: WriteCheckpoint,
+    make_internvl: WriteInternVLCheckpoint,
+    name: str,
 ) -> None:
     architecture, photo, settings = PAGES[name]
-    folder = make_checkpoint(**ARCHITECTURES[architecture])
+    if architecture in ARCHITECTURES:
+        folder = make_checkpoint(**ARCHITECTURES[architecture])
+    else:
+        folder = make_internvl(architecture)
     inspection = inspect_image(str(folder), photo, PHOTOGRAPHS[photo], settings)
     layout = inspection.layout
     hired = [

@@ -3,18 +3,14 @@ torch's own counter, its refusals."""
 
 import csv
 import io
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from benchmarks.checkpoints import (
@@ -28,121 +24,85 @@ from benchmarks.checkpoints import (
 from tests.conftest import ARCHITECTURES, NO_CLS, WriteCheckpoint
 from tests.engine import noise_image
 from tests.front_end import FrontEnd
+from tests.planning import (
+    FEW_EXAMPLES,
+    check_counts,
+    check_llm_flops,
+    check_reads_what_transformers_reads,
+    check_refused,
+    count_flops,
+    plan,
+)
 from tests.reference import Reference
 from vllm_hired import __version__
-from vllm_hired.tools import checkpoint as checkpoint_module
 from vllm_hired.tools.cli import main
-from vllm_hired.tools.config_file import DEFAULTS, read_config_file
-from vllm_hired.tools.cost import llm_flops, partition_flops, projector_flops
+from vllm_hired.tools.config_file import DEFAULTS, QWEN_DEFAULTS
+from vllm_hired.tools.cost import partition_flops, projector_flops
 from vllm_hired.tools.inspect.partitions import inner_tower
 
 
-def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
-    assert main(["plan", *arguments, "--json"]) == 0
-    rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
-    return rows
-
-
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def real(
+def front_end(
     make_checkpoint: WriteCheckpoint, request: pytest.FixtureRequest
-) -> tuple[str, FrontEnd]:
-    """A checkpoint with the real vision layout, and its front end."""
+) -> FrontEnd:
+    """Of a checkpoint with the real vision layout."""
     folder = make_checkpoint(
         tile_size=336,
         patch_size=14,
         pinpoints=REAL_PINPOINTS,
         **ARCHITECTURES[request.param],
     )
-    return str(folder), FrontEnd(folder)
+    return FrontEnd(folder)
 
 
-@settings(
-    max_examples=10,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@FEW_EXAMPLES
 @given(data=st.data())
 def test_counts_are_the_engines(
-    real: tuple[str, FrontEnd],
+    front_end: FrontEnd,
     capsys: pytest.CaptureFixture[str],
     data: st.DataObject,
 ) -> None:
     """Twenty random sizes an example, 200 in all, each whole and at a random budget."""
-    folder, front_end = real
     side = st.integers(40, 1500)
     sizes = data.draw(st.lists(st.tuples(side, side), min_size=20, max_size=20))
     budget = data.draw(st.integers(1, 99)) / 100
-    names = [f"{width}x{height}" for width, height in sizes]
-    rows = plan(capsys, folder, "--size", *names, "--budget", str(budget))
-    by_size = {(row["size"], row["budget"]): row["kept tokens"] for row in rows}
-    for size, name in zip(sizes, names, strict=True):
-        image = Image.new("RGB", size)
-        for asked, label in ((1.0, "stock"), (budget, budget)):
-            counts = front_end.placeholders(front_end(image, budget=asked))
-            assert counts == [by_size[name, label]], name
+    check_counts(capsys, front_end, sizes, budget)
 
 
 def test_operations_are_those_that_torch_counts(checkpoint: Path) -> None:
-    """Matrix products of HF's modules; its attention is not causal, ours is."""
+    """Matrix products of HF's modules."""
     reference = Reference(checkpoint)
     model, config = reference.model.model, reference.model.config
-    vision, text = config.vision_config, config.text_config
+    vision = config.vision_config
     tower = model.vision_tower
     encoder = inner_tower(tower).encoder
     encoder.layers = encoder.layers[:3]  # what vLLM builds at layer -2
 
-    def count(call: Any) -> int:
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            call()
-        return int(counter.get_total_flops())
-
     side = vision.image_size
-    assert count(lambda: tower(torch.rand(1, 3, side, side))) == (
+    assert count_flops(lambda: tower(torch.rand(1, 3, side, side))) == (
         partition_flops(config)
     )
     features = torch.rand(10, vision.hidden_size)
-    assert count(lambda: model.multi_modal_projector(features)) == (
+    assert count_flops(lambda: model.multi_modal_projector(features)) == (
         projector_flops(config, 10)
     )
-    tokens = 50
-    ids = torch.zeros((1, tokens), dtype=torch.long)
-    embeddings = reference.model.get_input_embeddings()(ids)
-    future = tokens * tokens - tokens * (tokens + 1) // 2
-    # Some releases of transformers compute the rotary angles as a matrix product.
-    positions = torch.arange(tokens)[None]
-    angles = count(lambda: model.language_model.rotary_emb(embeddings, positions))
-    assert count(
-        lambda: reference.model(inputs_embeds=embeddings, logits_to_keep=1)
-    ) == (
-        llm_flops(text, tokens)
-        + 4 * future * text.hidden_size * text.num_hidden_layers
-        + angles
-    )
+    check_llm_flops(reference.model, torch.arange(50)[None])
 
 
-@pytest.mark.parametrize("model_type", DEFAULTS)
+@pytest.mark.parametrize("model_type", [*DEFAULTS, *QWEN_DEFAULTS])
 def test_defaults_are_those_of_transformers(model_type: str) -> None:
     config = AutoConfig.for_model(model_type)
-    assert DEFAULTS[model_type] == {
-        name: getattr(config, name) for name in DEFAULTS[model_type]
-    }
+    stated = (DEFAULTS | QWEN_DEFAULTS)[model_type]
+    assert stated == {name: getattr(config, name) for name in stated}
 
 
 def test_plan_reads_what_transformers_reads(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    make_checkpoint: WriteCheckpoint,
+    capsys: pytest.CaptureFixture[str], make_checkpoint: WriteCheckpoint
 ) -> None:
-    """Every figure, with and without the short way; then without defaults stated."""
     folders = [make_checkpoint(**change) for change in ARCHITECTURES.values()]
     folders += [make_checkpoint(backbone="qwen2"), make_checkpoint(**NO_CLS["siglip"])]
     for folder in folders:
-        assert read_config_file(str(folder)) is not None
-        short = plan(capsys, str(folder), "--size", "100x80")
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint_module, "read_config_file", lambda model: None)
-            assert plan(capsys, str(folder), "--size", "100x80") == short
+        check_reads_what_transformers_reads(capsys, str(folder))
 
 
 def test_the_published_7b(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -293,9 +253,4 @@ def test_bad_input_is_one_line_and_status_2(
         for word in arguments
         for rest in [word.partition("/")[2]]
     ]
-    assert main(["plan", *filled]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("vllm-hired: ")
-    assert captured.err.count("\n") == 1
-    assert said in captured.err
+    check_refused(capsys, filled, said)

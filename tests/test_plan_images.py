@@ -15,7 +15,7 @@ from tests.conftest import WriteCheckpoint
 from tests.engine import noise_image
 from tests.front_end import FrontEnd, served
 from tests.pictures import PICTURES, REFUSED, write_all
-from tests.test_plan import plan
+from tests.planning import plan
 from vllm_hired.tools.cli import main
 from vllm_hired.tools.images import read_image
 

@@ -11,13 +11,12 @@ from benchmarks.qwen_checkpoints import write_qwen_checkpoint
 from benchmarks.qwen_configs import small_qwen
 from tests.conftest import WriteQwenCheckpoint
 from tests.engine import noise_image
-from tests.qwen import QwenFrontEnd, kept_count
+from tests.inspections import check_refused, inspect_noise
+from tests.qwen import MODEL_TYPES, QwenFrontEnd, kept_count
 from tests.test_page import flags
-from tests.test_qwen_vl import MODEL_TYPES
 from vllm_hired.config import HiredConfig
 from vllm_hired.layouts.qwen_vl import grid_layout
 from vllm_hired.selectors import SELECTORS
-from vllm_hired.tools.cli import main
 from vllm_hired.tools.inspect.inspection import inspect_image
 from vllm_hired.tools.inspect.page import page_data
 
@@ -113,20 +112,18 @@ def test_limits_of_pixels(
     make_qwen: WriteQwenCheckpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Those of the checkpoint, or of a request as `plan` takes them, too."""
-    noise_image(280, 560).save(tmp_path / "photo.png")
-    out = tmp_path / "kept.png"
-    arguments = [str(make_qwen("qwen2_5_vl")), str(tmp_path / "photo.png")]
+    folder = make_qwen("qwen2_5_vl")
     for given, grid in (
         ([], (20, 10)),
         (["--max-pixels", str(50 * 28**2)], (10, 5)),
         (["--min-pixels", str(240 * 28**2)], (22, 11)),
     ):
-        assert main(["inspect", *arguments, "-o", str(out), *given]) == 0
+        assert inspect_noise(folder, tmp_path, (280, 560), *given) == 0
         said = capsys.readouterr().out
         kept = kept_count(*grid, "0.2")
         tokens = grid[0] * grid[1]
         assert f"has {tokens} visual tokens; kept: {kept} at 0.2" in said
-    with Image.open(out) as picture:
+    with Image.open(tmp_path / "kept.png") as picture:
         assert picture.height > 22 * 28
 
 
@@ -147,21 +144,15 @@ def test_bad_input_is_one_line_and_no_file(
     options: list[str],
     said: str,
 ) -> None:
-    noise_image(*size).save(tmp_path / "photo.png")
-    arguments = [str(make_qwen("qwen2_5_vl")), str(tmp_path / "photo.png"), *options]
-    assert main(["inspect", *arguments, "-o", str(tmp_path / "x.html")]) == 2
-    assert said in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+    check_refused(capsys, make_qwen("qwen2_5_vl"), tmp_path, size, options, said)
 
 
 def test_a_checkpoint_that_lacks_what_is_needed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    noise_image(90, 90).save(tmp_path / "photo.png")
     folder = write_qwen_checkpoint(tmp_path / "model", small_qwen("qwen3_vl"), None)
-    arguments = [str(folder), str(tmp_path / "photo.png")]
-    assert main(["inspect", *arguments, "-o", str(tmp_path / "x.png")]) == 2
-    assert "has no model.safetensors" in capsys.readouterr().err
+    said = "has no model.safetensors"
+    check_refused(capsys, folder, tmp_path, (90, 90), [], said)
     (folder / "preprocessor_config.json").unlink()
-    assert main(["inspect", *arguments, "-o", str(tmp_path / "x.png")]) == 2
-    assert "has no preprocessor_config.json" in capsys.readouterr().err
+    said = "has no preprocessor_config.json"
+    check_refused(capsys, folder, tmp_path, (90, 90), [], said)

@@ -18,7 +18,7 @@ from benchmarks.qwen_configs import small_qwen
 from tests.conftest import WriteQwenCheckpoint, expect_refusal
 from tests.engine import noise_image
 from tests.front_end import num_kept
-from tests.qwen import QwenFrontEnd, qwen_prompt
+from tests.qwen import MODEL_TYPES, QwenFrontEnd, qwen_prompt
 from tests.test_metrics import counted
 from vllm_hired.layouts import ImageSizeError
 from vllm_hired.layouts.qwen_vl import (
@@ -28,7 +28,6 @@ from vllm_hired.layouts.qwen_vl import (
     resized,
 )
 
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 IMAGE = noise_image(200, 150)
 
 

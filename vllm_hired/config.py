@@ -295,11 +295,13 @@ def unsupported_tower(hf_config: Any) -> tuple[str, object, str] | None:
             f"vllm_hired can read the towers {', '.join(TOWERS)}; serve this model "
             "without hired_* settings",
         )
-    if getattr(hf_config, "ps_version", "v2") != "v2":
+    version = getattr(hf_config, "ps_version", tower.ps_version)
+    if tower.ps_version is not None and version != tower.ps_version:
         return (
             "ps_version",
-            hf_config.ps_version,
-            'with a budget it must be "v2", which keeps cells in the order of rows',
+            version,
+            f'with a budget it must be "{tower.ps_version}", which keeps cells in the '
+            "order of rows",
         )
     if tower.feature_strategy is None:
         return None

@@ -10,6 +10,7 @@ from vllm import LLM, SamplingParams
 from tests.conftest import MakeEngine, WriteInternVLCheckpoint
 from tests.e2e.test_generation import MAX_TOKENS, generate
 from tests.engine import ENGINE_OPTIONS, answers, check_lora_token_counts, processed
+from tests.inspections import check_kept_as_by_engine
 from tests.internvl import engine_options, internvl_prompt
 from tests.internvl_reference import InternVLReference
 from tests.processes import STOCK, Processes, answer
@@ -306,6 +307,26 @@ def test_every_selector_keeps_its_count(
     # Half of 75 tokens fill the thumbnail, so that more of them cannot go there.
     assert sums.pop("thumbnail") == sums["hired"]
     assert len({*sums.values()}) == len(sums), sums
+
+
+@pytest.mark.parametrize("size", [(252, 168), (84, 84), (90, 260)])
+def test_inspect_keeps_what_the_engine_keeps(
+    llm: LLM,
+    make_internvl: WriteInternVLCheckpoint,
+    model_type: str,
+    size: tuple[int, int],
+) -> None:
+    (model,) = llm.apply_model(lambda model: model)
+    requests = {
+        rho: internvl_prompt(model_type, size, seed=4, budget=rho)
+        for rho in (0.1, 0.3, 0.7)
+    }
+    check_kept_as_by_engine(
+        llm,
+        make_internvl(model_type),
+        requests,
+        lambda item: [item[model.pixels_key].data],
+    )
 
 
 def test_ready_made_embeddings_pass_through(

@@ -12,13 +12,12 @@ from vllm import LLM, SamplingParams
 from tests.conftest import MakeEngine, WriteQwenCheckpoint
 from tests.e2e.test_generation import MAX_TOKENS, generate
 from tests.engine import ENGINE_OPTIONS, processed
+from tests.inspections import check_kept_as_by_engine
 from tests.qwen import kept_count, qwen_prompt
 from tests.qwen_reference import QwenReference
 from vllm_hired.budget import kept_count as package_count
-from vllm_hired.config import HiredConfig
 from vllm_hired.engine.inputs import item_layout
 from vllm_hired.selectors import SELECTORS, make_selector
-from vllm_hired.tools.inspect.inspection import inspect_image
 
 OPTIONS: dict[str, Any] = {
     # So few that a chunk of a prompt ends inside an image.
@@ -288,24 +287,7 @@ def test_every_selector_keeps_its_count(
 
 @pytest.mark.parametrize("size", [(448, 300), (120, 500)])
 def test_inspect_keeps_what_the_engine_keeps(
-    llm: LLM, folder: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+    llm: LLM, folder: Path, size: tuple[int, int]
 ) -> None:
-    """Not `random`, whose seed is the last bits of scores that round differently."""
-    request = qwen_prompt(size, seed=4)
-    (image,) = request["multi_modal_data"]["image"]
-    inspection = inspect_image(str(folder), "noise", image, {})
-    (model,) = llm.apply_model(lambda model: model)
-    for budget in (0.1, 0.3, 0.7):
-        (item,) = items_of(llm, qwen_prompt(size, seed=4, budget=budget))
-        layout = item_layout(model.config, item)
-        count = int(item["num_kept"].data)
-        assert inspection.layout == layout
-        for name in SELECTORS.keys() - {"random"}:
-            monkeypatch.setattr(model, "selector", make_selector(name))
-            with torch.inference_mode():
-                _, (selection,) = model.select(batched([item]), [layout], [count])
-            settings = {"hired_budget": budget, "hired_selector": name}
-            hired = HiredConfig.from_hf_config(inspection.configured(settings))
-            assert inspection.kept_count(hired).tokens == count
-            kept = inspection.select(hired).tolist()
-            assert kept == selection.cells.tolist(), (name, budget)
+    requests = {rho: qwen_prompt(size, seed=4, budget=rho) for rho in (0.1, 0.3, 0.7)}
+    check_kept_as_by_engine(llm, folder, requests, lambda item: batched([item]))

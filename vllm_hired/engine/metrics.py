@@ -48,6 +48,10 @@ def metrics() -> Metrics:
         Histogram(
             "vllm_hired_kept_tokens_per_image",
             "Visual tokens of an image handed to the LLM.",
-            buckets=(64, 128, 192, 288, 384, 576, 768, 1152, 1536, 2304, 2880),
+            buckets=(
+                *(64, 128, 192, 288, 384, 576, 768, 1152, 1536, 2304, 2880),
+                # Whole images of InternVL and Qwen-VL.
+                *(4096, 8192, 16384),
+            ),
         ),
     )

@@ -7,23 +7,18 @@ and `engine.grids` say what differs; `engine.models` puts them together.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-import vllm
 from transformers import BatchFeature
 from typing_extensions import override
 from vllm.config.multimodal import MultiModalDummyOptions
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import MultiModalHashes, MultiModalInput
-from vllm.model_executor.model_loader import get_model_cls
 from vllm.multimodal.cache import BaseMultiModalProcessorCache
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.parse import MultiModalDataItems
 from vllm.multimodal.processing import (
-    BaseMultiModalProcessor,
     ProcessorInputs,
     PromptReplacement,
     PromptUpdate,
@@ -34,24 +29,16 @@ from vllm.multimodal.processing import (
 from vllm_hired.config import setting_keys
 from vllm_hired.engine.budgets import (
     IMAGE_BUDGETS,
-    BudgetedInputs,
     BudgetedItems,
     image_budgets,
     with_budgets,
 )
-from vllm_hired.engine.contract import contract_problem
 from vllm_hired.engine.counting import ImageCounter
-from vllm_hired.engine.inputs import input_layouts, item_layout
-from vllm_hired.engine.processing_info import HiredProcessingInfoMixin
-from vllm_hired.engine.refusals import (
-    PROCESSOR_FILES,
-    refuse_empty_images,
-)
+from vllm_hired.engine.inputs import input_layouts
+from vllm_hired.engine.obstacles import HiredObstaclesMixin
+from vllm_hired.engine.refusals import refuse_empty_images
 from vllm_hired.errors import HiredConfigError
 from vllm_hired.layouts import ImageSizeError, Layout
-from vllm_hired.selectors import SELECTORS, make_selector
-from vllm_hired.selectors.probe import needs_problem, probe_problem
-from vllm_hired.towers import tower_type
 
 
 @dataclass
@@ -59,18 +46,16 @@ class DummyInputs(ProcessorInputs):
     """Of vLLM's own profiling, which no counter shall see."""
 
 
-class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoMixin]):
+class HiredMultiModalProcessorMixin(HiredObstaclesMixin):
     """Resolves the budgets once, in `apply`; all that follows reads the outcome.
 
     While dropping is active the hash of an image holds `HiredConfig.cache_key`, which
     tells budgets and settings apart; while it is not, it equals stock vLLM's.
 
     Attributes:
-        check_options: of the dummy image that `check_dropping` sends.
         pixels_key: under which images are among the processed inputs.
     """
 
-    check_options: ClassVar[MultiModalDummyOptions] = {}
     pixels_key: ClassVar[str] = "pixel_values"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -116,74 +101,6 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
         if not isinstance(inputs, DummyInputs):
             self._images.count(result)
         return result
-
-    def check_dropping(self) -> None:
-        """Finds out, once, whether this vLLM and this checkpoint let tokens be dropped.
-
-        Raises:
-            HiredConfigError: they do not.
-        """
-        if self._obstacle is not None:
-            raise HiredConfigError(*self._obstacle)
-
-    @cached_property
-    def _obstacle(self) -> tuple[str, object, str] | None:
-        """The arguments of a `HiredConfigError`: each refusal is a new one."""
-        budget = min(self.info.hired.max_budget, Fraction(1, 2))
-        model_cls = get_model_cls(self.info.ctx.model_config)
-        problem = contract_problem(
-            *(model_cls, type(self), type(self.info), type(self.info.ctx)),
-            BudgetedInputs,
-        )
-        if problem is not None:
-            return "hired_budget", float(budget), problem
-        return (
-            self._method_problem() or self.file_problem() or self._dummy_problem(budget)
-        )
-
-    def _method_problem(self) -> tuple[str, object, str] | None:
-        hired, tower = self.info.hired, tower_type(self.info.get_hf_config())
-        problem = needs_problem(hired.selector, tower, hired.attention)
-        if problem is not None or hired.selector in SELECTORS:
-            return problem
-        broken = probe_problem(
-            make_selector(hired.selector, hired.method),
-            self.info.probe_layouts(),
-            hired.alpha,
-        )
-        return None if broken is None else ("hired_selector", hired.selector, broken)
-
-    def _dummy_problem(self, budget: Fraction) -> tuple[str, object, str] | None:
-        """Sends a dummy image through upstream's code, with dropping and without: it
-        must get `K` placeholders, and a hash unlike stock's."""
-        inputs = super().get_dummy_inputs(
-            self.info.ctx.model_config.max_model_len, {"image": 1}, self.check_options
-        )
-        results = []
-        for request in (inputs, with_budgets(inputs, self.info.hired, [budget])):
-            try:
-                results.append(super().apply(request, TimingContext(enabled=False)))
-            except VLLMValidationError as error:
-                return (
-                    "model",
-                    self.info.ctx.model_config.model,
-                    f"its {PROCESSOR_FILES} does not cut the tiles that its "
-                    f"config.json describes: {error}",
-                )
-        stock, dropped = results
-        (item,) = dropped["mm_kwargs"]["image"]
-        layout = item_layout(self.info.get_hf_config(), item)
-        expected = self.info.get_kept_count(layout, budget).tokens
-        found = [r.get_num_embeds() for r in dropped["mm_placeholders"]["image"]]
-        problem = None
-        if found != [expected]:
-            problem = f"a dummy image gets {found} placeholders, not {expected}"
-        elif stock["mm_hashes"]["image"] == dropped["mm_hashes"]["image"]:
-            problem = "the hash of an image does not depend on its budget"
-        if problem is None:
-            return None
-        problem = f"vLLM {vllm.__version__} does not fit vllm_hired: {problem}"
-        return "hired_budget", float(budget), problem
 
     @override
     def get_dummy_inputs(
@@ -341,11 +258,6 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
     def refuse_kwargs(self, kwargs: Mapping[str, object]) -> None:
         """Raises `VLLMValidationError` for processor kwargs of a request that cannot be
         had while tokens are dropped, before HF's processor spends time on them."""
-
-    @abstractmethod
-    def file_problem(self) -> tuple[str, object, str] | None:
-        """Where the checkpoint's processor and its config.json disagree, as the
-        arguments of a `HiredConfigError`, or None."""
 
     @abstractmethod
     def own_pixels(self, pixel_values: Any, layouts: Sequence[Layout]) -> Any:

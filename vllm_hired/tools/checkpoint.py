@@ -65,20 +65,19 @@ def with_limits(model: str, hf_config: Any, asked: ImageLimits) -> Any:
     Raises:
         CheckpointError: the family has none, or they are nowhere to be found.
     """
-    has_tile_limits = hf_config.model_type in ("internvl", "internvl_chat")
-    has_pixel_limits = not tower_of(hf_config).has_tiles
-    if not has_pixel_limits and (asked.least_pixels or asked.most_pixels):
+    limits = tower_of(hf_config).limits
+    if limits != "pixels" and (asked.least_pixels or asked.most_pixels):
         raise CheckpointError(
             f"{model} resizes no image by its pixels: leave --min-pixels and "
             "--max-pixels out"
         )
-    if not has_tile_limits and (asked.least_tiles or asked.most_tiles):
+    if limits != "tiles" and (asked.least_tiles or asked.most_tiles):
         raise CheckpointError(
             f"{model} has no limits of tiles: leave --min-tiles and --max-tiles out"
         )
-    if has_pixel_limits:
+    if limits == "pixels":
         hf_config.update({"pixel_limits": _pixel_limits(model, asked)})
-    if has_tile_limits:
+    if limits == "tiles":
         hf_config.update({"tile_limits": _tile_limits(model, hf_config, asked)})
     return hf_config
 
@@ -98,9 +97,8 @@ def _pixel_limits(model: str, asked: ImageLimits) -> PixelLimits:
 
 
 def _tile_limits(model: str, hf_config: Any, asked: ImageLimits) -> TileLimits:
-    limits: TileLimits | None = tile_limits(hf_config)
-    if hf_config.model_type == "internvl":
-        limits = read_tile_limits(model)
+    of_config = tile_limits(hf_config)
+    limits = of_config if of_config.is_chat else read_tile_limits(model)
     if limits is None:
         if not (asked.least_tiles and asked.most_tiles):
             raise CheckpointError(
@@ -116,14 +114,18 @@ def _tile_limits(model: str, hf_config: Any, asked: ImageLimits) -> TileLimits:
 
 
 def read_config(model: str) -> Any:
-    """The HF config of a directory or model id that `vllm_hired` serves.
+    """The HF config of a directory or model id that `vllm_hired` serves; what its
+    config.json says where only code of the checkpoint's own would make one of it.
 
     Raises:
         CheckpointError
     """
     # Not before it is needed: it takes longer than all the rest.
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
+    plain = read_config_file(model)
+    if plain is not None and plain.model_type not in CONFIG_MAPPING:
+        return _served(model, plain)
     if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise CheckpointError(f"{model} is no checkpoint: it has no config.json")
     try:

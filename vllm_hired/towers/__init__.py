@@ -5,7 +5,7 @@ Adding a tower is one row, if its layers are where CLIP's are.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 def _up_to_feature_layer(hf_config: Any) -> int:
@@ -35,7 +35,11 @@ class Tower:
         has_cls: whether a [CLS] token comes before the patches.
         feature_strategy: the `vision_feature_select_strategy` that gives all patches
             and nothing else; None where a model has no such setting.
+        ps_version: the `ps_version` that keeps cells in the order of rows; None where a
+            model has no such setting.
         has_tiles: whether an image may be encoded in several pieces.
+        limits: what the processor keeps within limits that its file or a request gives:
+            an image's pixels, or how many tiles it has.
         attention: `hired_attention` where it is not set.
         num_layers: HF config of a model -> how many layers of its tower run.
         last_cls_layer: `hired_final_layer` where it is not set and [CLS] attention
@@ -45,7 +49,9 @@ class Tower:
 
     has_cls: bool
     feature_strategy: str | None
+    ps_version: str | None = None
     has_tiles: bool = True
+    limits: Literal["pixels", "tiles"] | None = None
     attention: str = "cls"
     num_layers: Callable[[Any], int] = _up_to_feature_layer
     last_cls_layer: int = -1
@@ -55,6 +61,7 @@ _QWEN = Tower(
     has_cls=False,
     feature_strategy=None,
     has_tiles=False,
+    limits="pixels",
     attention="received",
     num_layers=_depth,
 )
@@ -63,6 +70,8 @@ _QWEN = Tower(
 _INTERN_VIT = Tower(
     has_cls=True,
     feature_strategy=None,
+    ps_version="v2",
+    limits="tiles",
     num_layers=_up_to_select_layer,
     last_cls_layer=-2,
 )

@@ -75,6 +75,32 @@ def cell_sums(
     return torch.empty_like(cells).index_copy_(1, order, cells)
 
 
+def measured_cells(
+    measured: Mapping[Quantity, Tensor], rows: int, cols: int, side: int
+) -> dict[Quantity, Tensor]:
+    """What is measured of patches, by cell: attention is summed, keys are averaged.
+
+    Args:
+        measured: by name `[B, patches or 1 + patches, ...]` float32, patches in
+            row-major order.
+        rows: of cells in a partition.
+        cols: likewise.
+        side: of a cell in patches.
+
+    Returns:
+        By name `[B, rows * cols, ...]`.
+    """
+    patches = rows * cols * side**2
+    # A [CLS] token, where one is left, comes before the patches.
+    cells: dict[Quantity, Tensor] = {
+        name: block_sums(values[:, -patches:], rows, cols, side)
+        for name, values in measured.items()
+    }
+    if "keys" in cells:
+        cells["keys"] = cells["keys"] / side**2
+    return cells
+
+
 def block_sums(patches: Tensor, rows: int, cols: int, side: int) -> Tensor:
     """Sums over the patches of each cell, both in row-major order.
 
@@ -89,6 +115,22 @@ def block_sums(patches: Tensor, rows: int, cols: int, side: int) -> Tensor:
     """
     blocks = patches.unflatten(1, (rows, side, cols, side))
     return blocks.sum(dim=(2, 4)).flatten(1, 2)
+
+
+def block_rows(patches: Tensor, rows: int, cols: int, side: int) -> Tensor:
+    """The patches of each cell side by side, all in row-major order.
+
+    Args:
+        patches: `[B, rows * side * cols * side, D]`.
+        rows: of cells in a partition.
+        cols: likewise.
+        side: of a cell in patches.
+
+    Returns:
+        `[B, rows * cols, side * side * D]`.
+    """
+    blocks = patches.unflatten(1, (rows, side, cols, side))
+    return blocks.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 @lru_cache(maxsize=512)

@@ -28,7 +28,7 @@ from vllm_hired.engine.models.partitions import HiredPartitionsModelMixin
 from vllm_hired.engine.tiles import HiredTilesInfoMixin, HiredTilesProcessorMixin
 from vllm_hired.layouts.base import merge_side, patches_per_side
 from vllm_hired.layouts.internvl import TileLimits
-from vllm_hired.towers.merged import block_sums
+from vllm_hired.towers.merged import measured_cells
 from vllm_hired.towers.observation import Quantity
 from vllm_hired.towers.reading import Reading
 
@@ -71,13 +71,7 @@ class HiredInternVLMixin(HiredPartitionsModelMixin):
         grid = encoded[:, 1:].unflatten(1, (patches, patches))
         features = self.pixel_shuffle(grid, scale_factor=self.downsample_ratio)
         side = patches // merge
-        by_cell = {
-            name: block_sums(values[:, -(patches**2) :], side, side, merge)
-            for name, values in measured.items()
-        }
-        if "keys" in by_cell:
-            by_cell["keys"] = by_cell["keys"] / merge**2
-        return features.flatten(1, 2), by_cell
+        return features.flatten(1, 2), measured_cells(measured, side, side, merge)
 
     def project(self, rows: Tensor) -> Tensor:
         projected: Tensor = getattr(self, self.projector_name)(rows)

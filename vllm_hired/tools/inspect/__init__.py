@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init-layer", type=int, help="hired_init_layer")
     parser.add_argument("--final-layer", type=int, help="hired_final_layer")
     parser.add_argument("--token-cap", type=int, help="hired_token_cap")
-    add_limits(parser, "pixels")
+    add_limits(parser, "pixels", "tiles")
     parser.set_defaults(run=run)
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModel
 from typing_extensions import override
 
 from vllm_hired.layouts.qwen_vl import grid_layout, pixel_limits
-from vllm_hired.tools.inspect.tower import InspectedTower, SeenImage
+from vllm_hired.tools.inspect.tower import InspectedTower, SeenImage, by_channel
 from vllm_hired.towers.merged import merged_observation
 from vllm_hired.towers.observation import QUANTITIES, Observation, Quantity
 
@@ -32,11 +32,11 @@ class GridTower(InspectedTower):
         return [block.attn for block in self.module.blocks]
 
     @override
-    def see(self, image_processor: Any, image: Image.Image) -> SeenImage:
+    def see(self, image: Image.Image) -> SeenImage:
         """Resized to whole cells, within `pixel_limits(hf_config)`."""
-        limits = pixel_limits(self.hf_config)
+        processor, limits = self.image_processor, pixel_limits(self.hf_config)
         size = {"shortest_edge": limits.least, "longest_edge": limits.most}
-        inputs = image_processor([image], size=size, return_tensors="pt")
+        inputs = processor([image], size=size, return_tensors="pt")
         patches, grid = inputs["pixel_values"].float(), inputs["image_grid_thw"]
         vision = self.hf_config.vision_config
         merge, side = vision.spatial_merge_size, vision.patch_size
@@ -46,10 +46,7 @@ class GridTower(InspectedTower):
         # which are the same in an image.
         cells = patches.view(layout.rows, layout.cols, merge, merge, 3, -1, side, side)
         picture = cells[..., 0, :, :].permute(4, 0, 2, 5, 1, 3, 6)
-        mean, std = (
-            torch.tensor(values).view(3, 1, 1)
-            for values in (image_processor.image_mean, image_processor.image_std)
-        )
+        mean, std = by_channel(processor.image_mean), by_channel(processor.image_std)
         return SeenImage(
             layout=layout,
             pictures=(picture.reshape(3, rows * side, cols * side) * std + mean)[None],

@@ -8,7 +8,6 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor
-from transformers import AutoProcessor
 
 from vllm_hired.budget import KeptCount, kept_count
 from vllm_hired.config import HiredConfig
@@ -19,7 +18,6 @@ from vllm_hired.selectors.base import Selector
 from vllm_hired.selectors.probe import needs_problem
 from vllm_hired.tools.checkpoint import (
     NO_LIMITS,
-    CheckpointError,
     ImageLimits,
     read_config,
     with_limits,
@@ -116,12 +114,8 @@ def inspect_image(
         raise HiredConfigError(*problem)
     # Refuses what the processor could not make an image of.
     image_layout(hf_config, image.height, image.width)
-    try:
-        processor = AutoProcessor.from_pretrained(model).image_processor
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{model} has no image processor: {error}") from error
     tower = inspected_tower(model, hf_config)
-    seen = tower.see(processor, image)
+    seen = tower.see(image)
     # Without [CLS] there is no other attention to show.
     has_cls = tower_of(hf_config).has_cls
     hired = replace(hired, attention=hired.attention if has_cls else "received")

@@ -3,9 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoModel
@@ -13,19 +12,26 @@ from typing_extensions import override
 
 from vllm_hired.config import num_tower_layers
 from vllm_hired.layouts import image_layout
-from vllm_hired.tools.inspect.tower import InspectedTower, SeenImage
+from vllm_hired.tools.inspect.tower import InspectedTower, SeenImage, by_channel
 from vllm_hired.towers import tower_of
 from vllm_hired.towers.observation import QUANTITIES, Observation, Quantity
 from vllm_hired.towers.reading import observations
 
 
 class PartitionsTower(InspectedTower):
+    """CLIP's and SigLIP's.
+
+    Attributes:
+        forward_options: of the tower's forward, beside the pixels.
+    """
+
     weight_names = re.compile(
         # Some versions of transformers save the tower one level higher.
         r"(?:model\.)?vision_tower\.(?:vision_model\.)?(.+)"
     )
     # Applied to the last layer's output, which nobody reads here.
-    unread = ("post_layernorm", "head.")
+    unread: ClassVar[tuple[str, ...]] = ("post_layernorm", "head.")
+    forward_options: ClassVar[Mapping[str, bool]] = {"output_hidden_states": True}
 
     @override
     def make(self) -> nn.Module:
@@ -39,17 +45,15 @@ class PartitionsTower(InspectedTower):
         return [layer.self_attn for layer in self.module.encoder.layers]
 
     @override
-    def see(self, image_processor: Any, image: Image.Image) -> SeenImage:
-        pixels = image_processor([image], return_tensors="pt")["pixel_values"][0]
+    def see(self, image: Image.Image) -> SeenImage:
+        processor = self.image_processor
+        pixels = processor([image], return_tensors="pt")["pixel_values"]
         partitions = pixels.view(-1, *pixels.shape[-3:]).float()
-        mean, std = (
-            torch.tensor(values).view(3, 1, 1)
-            for values in (image_processor.image_mean, image_processor.image_std)
-        )
+        mean, std = by_channel(processor.image_mean), by_channel(processor.image_std)
         return SeenImage(
             layout=image_layout(self.hf_config, image.height, image.width),
             pictures=partitions * std + mean,
-            inputs={"pixel_values": partitions, "output_hidden_states": True},
+            inputs={"pixel_values": partitions, **self.forward_options},
         )
 
     @override

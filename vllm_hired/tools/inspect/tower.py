@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers import AutoProcessor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
@@ -29,6 +30,7 @@ from vllm_hired.towers.reading import readings_for
 
 _PARTITIONS = "vllm_hired.tools.inspect.partitions:PartitionsTower"
 _GRID = "vllm_hired.tools.inspect.grids:GridTower"
+_INTERNVL = "vllm_hired.tools.inspect.internvl"
 
 INSPECTED = {
     "clip_vision_model": _PARTITIONS,
@@ -37,6 +39,8 @@ INSPECTED = {
     "qwen2_5_vl": _GRID,
     "qwen3_vl": _GRID,
     "qwen3_vl_moe": _GRID,
+    "internvl_vision": f"{_INTERNVL}:InternVLTower",
+    "intern_vit_6b": f"{_INTERNVL}:InternVLChatTower",
 }
 """`tower_type` of a model -> `module:Class`, imported when used."""
 
@@ -62,10 +66,11 @@ class InspectedTower(ABC):
 
     Attributes:
         weight_names: matches the names of the tower's tensors in published files; its
-            group is the name inside the module that `make` gives.
+            group is the name inside the tower.
         unread: beginnings of names of tensors that nothing here is computed from, and
             that a checkpoint may lack.
         hf_config: of the model.
+        image_processor: of the checkpoint.
         module: what `make` gave, with the checkpoint's weights.
     """
 
@@ -73,10 +78,23 @@ class InspectedTower(ABC):
     unread: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: str, hf_config: Any) -> None:
-        """Raises `CheckpointError`: weights are missing or have other shapes."""
+        """Raises `CheckpointError`: there is no image processor, or weights are missing
+        or have other shapes."""
         self.hf_config = hf_config
+        self.image_processor = self.load_image_processor(model)
         self.module: Any = self.make().float().eval()
-        load_weights(self.module, model, self.weight_names, self.unread)
+        load_weights(self, model)
+
+    def load_image_processor(self, model: str) -> Any:
+        """HF's.
+
+        Raises:
+            CheckpointError: the checkpoint has none.
+        """
+        try:
+            return AutoProcessor.from_pretrained(model).image_processor
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{model} has no image processor: {error}") from error
 
     @abstractmethod
     def make(self) -> nn.Module:
@@ -86,9 +104,14 @@ class InspectedTower(ABC):
     def attentions(self) -> Sequence[nn.Module]:
         """By layer, the modules that call HF's attention function."""
 
+    def converted(self, name: str, tensor: Tensor) -> Mapping[str, Tensor]:
+        """A tensor of a published tower under its name in the module that `make` gives,
+        or several that it is made of."""
+        return {name: tensor}
+
     @abstractmethod
-    def see(self, image_processor: Any, image: Image.Image) -> SeenImage:
-        """What HF's processor makes of an image."""
+    def see(self, image: Image.Image) -> SeenImage:
+        """What the image processor makes of an image."""
 
     @abstractmethod
     def features(self, output: Any) -> Tensor:
@@ -107,6 +130,11 @@ class InspectedTower(ABC):
             measured: by name, of the tower's tokens, summed over heads, as
                 `towers.reading` has it.
         """
+
+
+def by_channel(values: Sequence[float]) -> Tensor:
+    """`[3, 1, 1]`: a number for each colour."""
+    return torch.tensor(values).view(3, 1, 1)
 
 
 def inspected_tower(model: str, hf_config: Any) -> InspectedTower:
@@ -154,36 +182,37 @@ def observe(tower: InspectedTower, seen: SeenImage, hired: HiredConfig) -> Obser
     return tower.observation(seen, features, measured)
 
 
-def load_weights(
-    module: nn.Module, model: str, names: re.Pattern[str], unread: tuple[str, ...]
-) -> None:
+def load_weights(tower: InspectedTower, model: str) -> None:
     """Loads a checkpoint's tensors into its tower.
 
     Args:
-        module: the tower.
+        tower: with its module made.
         model: directory, or a model id.
-        names: see `InspectedTower`.
-        unread: likewise.
 
     Raises:
         CheckpointError: tensors are missing or have other shapes.
     """
-    own = module.state_dict()
-    found = {name: t for name, t in tower_weights(model, names) if name in own}
+    own = tower.module.state_dict()
+    found = {
+        name: tensor
+        for published in tower_weights(model, tower.weight_names)
+        for name, tensor in tower.converted(*published).items()
+        if name in own
+    }
     for name, tensor in found.items():
         if tensor.shape != own[name].shape:
             raise CheckpointError(
                 f"{model} does not fit its config: {name} of the vision tower is "
                 f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
             )
-    missing = [n for n in own if n not in found and not n.startswith(unread)]
+    missing = [n for n in own if n not in found and not n.startswith(tower.unread)]
     missing = [n for n in missing if not n.endswith("position_ids")]
     if missing:
         raise CheckpointError(
             f"{model} lacks {len(missing)} tensors of its vision tower in safetensors "
             f"files, such as {missing[0]}"
         )
-    module.load_state_dict(found, strict=False)
+    tower.module.load_state_dict(found, strict=False)
 
 
 def tower_weights(model: str, names: re.Pattern[str]) -> Iterator[tuple[str, Tensor]]:
