@@ -21,7 +21,7 @@ from vllm.inputs import MultiModalHashes, MultiModalInput
 from vllm.model_executor.model_loader import get_model_cls
 from vllm.multimodal.cache import BaseMultiModalProcessorCache
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
-from vllm.multimodal.parse import MultiModalDataItems
+from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems
 from vllm.multimodal.processing import (
     BaseMultiModalProcessor,
     ProcessorInputs,
@@ -32,11 +32,14 @@ from vllm.multimodal.processing import (
 )
 
 from vllm_hired.config import setting_keys
+from vllm_hired.engine.adaptive import AdaptiveBudgets
 from vllm_hired.engine.budgets import (
     IMAGE_BUDGETS,
     BudgetedInputs,
     BudgetedItems,
     image_budgets,
+    image_hashes,
+    places_without_budget,
     with_budgets,
 )
 from vllm_hired.engine.contract import contract_problem
@@ -66,6 +69,7 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
     tells budgets and settings apart; while it is not, it equals stock vLLM's.
 
     Attributes:
+        adaptive: chooses the budgets that nobody asks for, or None.
         check_options: of the dummy image that `check_dropping` sends.
         pixels_key: under which images are among the processed inputs.
     """
@@ -81,6 +85,8 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             from vllm_hired.engine.detail import wrap_render_chat
 
             wrap_render_chat()
+        hired = self.info.hired
+        self.adaptive = AdaptiveBudgets(hired) if hired.adaptive else None
 
     @override
     def apply(
@@ -102,6 +108,8 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             budgets = image_budgets(hired, requested, num_images)
             refuse_empty_images(inputs.mm_data_items)
             processed = replace(inputs, hf_processor_mm_kwargs=kwargs)
+            chosen = self._adaptive_budgets(processed, requested)
+            budgets = [chosen.get(place, own) for place, own in enumerate(budgets)]
             if any(map(hired.is_active, budgets)):
                 self.refuse_kwargs(kwargs)
                 self.check_dropping()
@@ -115,7 +123,24 @@ class HiredMultiModalProcessorMixin(BaseMultiModalProcessor[HiredProcessingInfoM
             raise VLLMValidationError(str(error), parameter="image") from error
         if not isinstance(inputs, DummyInputs):
             self._images.count(result)
+        if self.adaptive is not None:
+            self.adaptive.count([*chosen.values()])
         return result
+
+    def _adaptive_budgets(
+        self, inputs: ProcessorInputs, requested: object
+    ) -> dict[int, Fraction]:
+        """By place, the budgets of images that get one by the load."""
+        images = inputs.mm_data_items.get("image")
+        # Embeddings, which stay whole, are no `ImageProcessorItems`.
+        if self.adaptive is None or not isinstance(images, ImageProcessorItems):
+            return {}
+        places = places_without_budget(requested, len(images))
+        if not places:
+            return {}
+        algorithm = self.info.ctx.get_mm_config().mm_hasher_algorithm
+        hashes = image_hashes(inputs, places, self.info.model_id, algorithm)
+        return dict(zip(places, self.adaptive.choose(hashes), strict=True))
 
     def check_dropping(self) -> None:
         """Finds out, once, whether this vLLM and this checkpoint let tokens be dropped.
