@@ -35,8 +35,7 @@ from benchmarks.server import (
 from vllm_hired.tools.tables import Row
 
 OPTIONS = (
-    "--max-model-len 4096 --max-num-batched-tokens 4096 --max-num-seqs 32 "
-    "--limit-mm-per-prompt.image 1"
+    "--max-num-batched-tokens 4096 --max-num-seqs 32 --limit-mm-per-prompt.image 1"
 )
 AT_ONCE = 4
 """Requests at a time while it is measured what a server sustains."""

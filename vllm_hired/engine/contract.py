@@ -102,7 +102,7 @@ FRONT_END = {
     "metrics.loggers:StatLoggerManager.__init__": ("stat_loggers",),
     "metrics.stats:SchedulerStats.__init__": ("num_waiting_reqs",),
 }
-"""What `engine.adaptive` reads of vLLM's front end, in the form of `relies_on`."""
+"""What `engine.load` reads of vLLM's front end, in the form of `relies_on`."""
 
 
 def load_problem(logger: type) -> str | None:

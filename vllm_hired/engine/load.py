@@ -76,9 +76,9 @@ def wrap_async_llm() -> None:
             return
         if self.logger_manager is None:
             raise HiredConfigError("hired_adaptive", True, WITHOUT_STATISTICS)
-        load_logger = LoadLogger(
-            self.output_processor, len(self.engine_core.engine_ranks_managed)
-        )
+        # As for its own loggers, of no engine named there is one.
+        num_engines = max(1, len(self.engine_core.engine_ranks_managed))
+        load_logger = LoadLogger(self.output_processor, num_engines)
         self.logger_manager.stat_loggers.append(load_logger)
         adaptive.load = load_logger.load
 
