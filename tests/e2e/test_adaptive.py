@@ -100,6 +100,7 @@ def results(asked: Sequence[Future[int]]) -> list[int]:
     return [each.result(timeout=300) for each in asked]
 
 
+@pytest.mark.matrix
 def test_budgets_give_way_and_come_back(server: Server) -> None:
     text = server.prompt_tokens()
     kept = {budget: server.kept(noise_image(*SIZE), budget) for budget in LADDER}
