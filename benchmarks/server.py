@@ -38,10 +38,12 @@ class RunningServer:
     Attributes:
         url: without a path.
         process: that of the command; API servers and engines are below it.
+        log: what it prints.
     """
 
     url: str
     process: subprocess.Popen[bytes]
+    log: Path
 
     def is_healthy(self) -> bool:
         """Whether it lives and says that its engine does."""
@@ -98,8 +100,6 @@ def running_server(
 ) -> Iterator[RunningServer]:
     """A server started by a command as people type it, in a folder, on a free port.
 
-    What it prints is in the folder's `log`.
-
     Args:
         command: may begin with variables of the environment.
         folder: where it runs.
@@ -116,13 +116,14 @@ def running_server(
         **variables,
     }
     words = ["env", *shlex.split(command), *f"--host 127.0.0.1 --port {port}".split()]
-    with (folder / "log").open("wb") as log:
+    path = folder / "log"
+    with path.open("wb") as log:
         process = subprocess.Popen(
             words, cwd=folder, env=environment, stdout=log, stderr=log
         )
-        server = RunningServer(f"http://127.0.0.1:{port}", process)
+        server = RunningServer(f"http://127.0.0.1:{port}", process, path)
         try:
-            _wait_until_healthy(server, folder / "log")
+            _wait_until_healthy(server)
             yield server
         finally:
             process.terminate()
@@ -146,7 +147,10 @@ def campaign_model(args: argparse.Namespace) -> str:
 
 @contextmanager
 def campaign_server(
-    args: argparse.Namespace, options: str, overrides: str | None
+    args: argparse.Namespace,
+    options: str,
+    overrides: str | None,
+    **variables: str,
 ) -> Iterator[RunningServer]:
     """A server of `args.model` in a folder that is left behind with nothing.
 
@@ -154,9 +158,10 @@ def campaign_server(
         args: of `campaign_parser`, with the model.
         options: of `vllm serve`.
         overrides: `--hf-overrides`, or None for stock vLLM, without the plugin.
+        variables: of the environment.
     """
     command = f"vllm serve {Path(args.model).resolve()} --dtype {args.dtype} {options}"
-    variables = {
+    variables |= {
         "HF_HUB_OFFLINE": "1",
         # On a busy machine a step may take long; clients notice one that never ends.
         "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3600",
@@ -175,12 +180,12 @@ def campaign_server(
         yield server
 
 
-def _wait_until_healthy(server: RunningServer, log: Path) -> None:
+def _wait_until_healthy(server: RunningServer) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline:
         if server.is_healthy():
             return
         if server.process.poll() is not None:
-            raise RuntimeError(log.read_text()[-3000:])
+            raise RuntimeError(server.log.read_text()[-3000:])
         time.sleep(0.5)
-    raise TimeoutError(log.read_text()[-3000:])
+    raise TimeoutError(server.log.read_text()[-3000:])

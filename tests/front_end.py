@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from vllm.engine.arg_utils import EngineArgs
+from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.cache import MultiModalProcessorOnlyCache
 from vllm.multimodal.media import MediaConnector
@@ -24,13 +24,15 @@ class FrontEnd:
     """The multimodal processor of an engine that is never started.
 
     Attributes:
+        engine_args: those of the offline `LLM`.
         image_text: what stands for an image in a prompt.
     """
 
+    engine_args: type[EngineArgs] = EngineArgs
     image_text = "<image> and "
 
     def __init__(self, checkpoint: Path, **options: Any) -> None:
-        config = EngineArgs(
+        config = self.engine_args(
             str(checkpoint), max_model_len=1024, **options
         ).create_model_config()
         self.processor: Any = MULTIMODAL_REGISTRY.create_processor(config)
@@ -70,6 +72,12 @@ class FrontEnd:
     def expected(self, image: Image.Image, budget: str, cap: int | None = None) -> int:
         layout = layout_of(self.hf_config, image)
         return oracle.count(layout, budget, cap)
+
+
+class ServingFrontEnd(FrontEnd):
+    """That of `vllm serve`."""
+
+    engine_args = AsyncEngineArgs
 
 
 def num_kept(inputs: Any) -> list[int]:

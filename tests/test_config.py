@@ -28,6 +28,8 @@ def test_defaults_are_the_papers() -> None:
         max_budget=Fraction(1, 5),
         detail_low=None,
         detail_high=None,
+        adaptive=False,
+        adaptive_queue=4,
         token_cap=None,
         alpha=Fraction(1, 2),
         init_layer=0,
@@ -53,6 +55,8 @@ def test_all_settings_are_read() -> None:
         "hired_max_budget": 1,
         "hired_detail_low": 0.1,
         "hired_detail_high": 0.5,
+        "hired_adaptive": True,
+        "hired_adaptive_queue": 2,
         "hired_token_cap": 100,
         "hired_alpha": 0,
         "hired_init_layer": 1,
@@ -64,6 +68,7 @@ def test_all_settings_are_read() -> None:
     config = HiredConfig.from_hf_config(hf_config(**given))
     assert (config.budget, config.max_budget) == (Fraction(1, 4), Fraction(1))
     assert (config.detail_low, config.detail_high) == (Fraction("0.1"), Fraction("0.5"))
+    assert (config.adaptive, config.adaptive_queue) == (True, 2)
     assert config.token_cap == 100
     assert config.alpha == 0
     assert (config.init_layer, config.final_layer) == (1, 1)
@@ -78,6 +83,8 @@ NUMBERS_REFUSED = [True, NAN, INFINITY, -INFINITY, -0.1, 1.1, "0.2", "half", [0.
         *(("hired_budget", value, r"\(0, 1\]") for value in [0, 0.0, *NUMBERS_REFUSED]),
         *(("hired_max_budget", v, r"\(0, 1\]") for v in [0, *NUMBERS_REFUSED]),
         *(("hired_alpha", value, r"\[0, 1\]") for value in NUMBERS_REFUSED),
+        *(("hired_adaptive", v, "true or false") for v in [1, 0.5, "yes", "True", []]),
+        *(("hired_adaptive_queue", v, "from 1 up") for v in [0, -1, 2.0, True, "4"]),
         *(("hired_token_cap", v, "from 1 up") for v in [0, -1, 1.5, True, "9", NAN]),
         *(("hired_init_layer", v, "layers 0 to 2") for v in [3, -1, 0.0, True, "0"]),
         *(("hired_final_layer", v, "layers 0 to 2") for v in [3, -1, 0.0, True, "0"]),
@@ -103,6 +110,21 @@ def test_bad_settings_name_setting_value_and_what_is_allowed(
 def test_default_above_the_maximum(given: dict[str, float]) -> None:
     with pytest.raises(HiredConfigError, match=r"hired_max_budget=0\.2"):
         HiredConfig.from_hf_config(hf_config(**given))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, r"hired_budget=1\.0, the least under load"),
+        ({"hired_budget": 0.2}, r"above hired_budget=0\.2"),
+        ({"hired_budget": 0.2, "hired_max_budget": 0.2}, r"above hired_budget=0\.2"),
+        ({"hired_adaptive": None, "hired_adaptive_queue": 4}, "hired_adaptive=true"),
+        ({"hired_adaptive": False, "hired_adaptive_queue": 4}, "hired_adaptive=true"),
+    ],
+)
+def test_adaptive_settings_that_mean_nothing(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(HiredConfigError, match=said):
+        HiredConfig.from_hf_config(hf_config(**({"hired_adaptive": True} | given)))
 
 
 @pytest.mark.parametrize(
@@ -153,5 +175,8 @@ def test_cache_key_tells_apart_all_that_decides_what_is_kept() -> None:
         config = HiredConfig.from_hf_config(hf_config(**(base | change)))
         keys.append(config.cache_key(config.budget))
     assert all(keys.count(key) == 1 for key in keys)
-    raised = HiredConfig.from_hf_config(hf_config(**base, hired_max_budget=1.0))
-    assert raised.cache_key(raised.budget) == keys[0]
+    for policy in ({}, {"hired_adaptive": True}):
+        raised = HiredConfig.from_hf_config(
+            hf_config(**base, **policy, hired_max_budget=1.0)
+        )
+        assert raised.cache_key(raised.budget) == keys[0]

@@ -11,10 +11,11 @@ from vllm_hired.selectors import read_method, selector_names
 from vllm_hired.towers import TOWERS, tower_of, tower_type
 from vllm_hired.values import (
     read_budget,
+    read_count,
+    read_flag,
     read_fraction,
     read_layer,
     read_name,
-    read_token_cap,
 )
 
 OBSTACLE = "_hired_obstacle"
@@ -36,6 +37,9 @@ class HiredConfig:
         detail_low: budget of an image whose `image_url.detail` is "low", or None for
             the default.
         detail_high: likewise of "high".
+        adaptive: whether images for which nobody asks for a budget get one between
+            `budget` and `max_budget`, by the load; see `vllm_hired.adaptive`.
+        adaptive_queue: waiting requests for each step down from `max_budget`.
         token_cap: most visual tokens of any image, or None.
         alpha: share of the budget given to the thumbnail.
         init_layer: tower layer whose attention distributes the budget among tiles.
@@ -54,6 +58,8 @@ class HiredConfig:
     max_budget: Fraction
     detail_low: Fraction | None
     detail_high: Fraction | None
+    adaptive: bool
+    adaptive_queue: int
     token_cap: int | None
     alpha: Fraction
     init_layer: int
@@ -98,6 +104,22 @@ class HiredConfig:
                     float(detail),
                     f"it must not exceed hired_max_budget={float(max_budget)}",
                 )
+        adaptive = read_flag("hired_adaptive", given.get("hired_adaptive", False))
+        if adaptive and budget == max_budget:
+            raise HiredConfigError(
+                "hired_adaptive",
+                True,
+                "it needs a hired_max_budget, the budget without load, above "
+                f"hired_budget={float(budget)}, the least under load",
+            )
+        queue = given.get("hired_adaptive_queue", 4)
+        adaptive_queue = read_count("hired_adaptive_queue", queue)
+        if not adaptive and "hired_adaptive_queue" in given:
+            raise HiredConfigError(
+                "hired_adaptive_queue",
+                queue,
+                "it means something with hired_adaptive=true alone",
+            )
         # A tower that HiRED cannot use may have no layers to count.
         layers = [] if unsupported else ranking_layers(hf_config)
         selector = read_name(
@@ -114,7 +136,11 @@ class HiredConfig:
             max_budget=max_budget,
             detail_low=details["hired_detail_low"],
             detail_high=details["hired_detail_high"],
-            token_cap=read_token_cap(given.get("hired_token_cap")),
+            adaptive=adaptive,
+            adaptive_queue=adaptive_queue,
+            token_cap=read_count("hired_token_cap", given["hired_token_cap"])
+            if "hired_token_cap" in given
+            else None,
             alpha=read_fraction(
                 "hired_alpha", given.get("hired_alpha", 0.5), "a number in [0, 1]"
             ),

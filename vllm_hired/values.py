@@ -50,12 +50,17 @@ def read_fraction(setting: str, value: object, allowed: str) -> Fraction:
     return Fraction(str(float(value)))
 
 
-def read_token_cap(value: object) -> int | None:
-    """A whole number from 1 up, or None for none."""
-    if value is None:
-        return None
+def read_count(setting: str, value: object) -> int:
+    """A whole number from 1 up."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise HiredConfigError("hired_token_cap", value, "a whole number from 1 up")
+        raise HiredConfigError(setting, value, "a whole number from 1 up")
+    return value
+
+
+def read_flag(setting: str, value: object) -> bool:
+    """True or false, and no number or text that might mean it."""
+    if not isinstance(value, bool):
+        raise HiredConfigError(setting, value, "true or false")
     return value
 
 

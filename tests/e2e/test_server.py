@@ -105,9 +105,9 @@ def expected_counters(kept: list[int], stock: int) -> dict[str, float]:
 def serving(command: str, folder: Path, checkpoint: Path) -> Iterator[Server]:
     """A server that lives to the end and says what it serves."""
     with running_server(command, folder) as running:
-        yield Server(running.url, running.process, checkpoint)
+        yield Server(**vars(running), checkpoint=checkpoint)
         assert running.process.poll() is None, "the server died"
-    said = (folder / "log").read_text()
+    said = running.log.read_text()
     (upstream,) = AutoConfig.from_pretrained(checkpoint).architectures
     assert f"Hired{upstream}: hired_budget=0.2" in said
 

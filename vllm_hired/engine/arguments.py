@@ -98,6 +98,12 @@ def check_engine(args: EngineArgs, model_config: ModelConfig) -> None:
     if hired.has_details and (problem := render_chat_problem()) is not None:
         key = next(key for key in given if key.startswith("hired_detail_"))
         raise HiredConfigError(key, given[key], problem)
+    if hired.adaptive:
+        # Only then, since it reaches into vLLM's engine.
+        from vllm_hired.engine.load import check_adaptive, wrap_async_llm
+
+        check_adaptive(args)
+        wrap_async_llm()
     if any(map(hired.is_active, hired.defaults)):
         check_processor(model_config)
 

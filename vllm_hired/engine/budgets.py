@@ -81,20 +81,43 @@ class BudgetedInputs(ProcessorInputs):
         if others:
             hashes |= plain.get_mm_hashes(model_id, hash_algorithm)
         images = self.mm_data_items["image"]
-        uuids = (self.mm_uuid_items or {}).get("image") or [None] * len(images)
         by_place: dict[int, str] = {}
         for key in _distinct(self.image_keys):
             places = [i for i, own in enumerate(self.image_keys) if own == key]
             alike = replace(
                 plain,
-                mm_data_items=MultiModalDataItems({"image": SomeItems(images, places)}),
-                mm_uuid_items={"image": [uuids[place] for place in places]},
+                mm_data_items=self.mm_data_items,
                 hf_processor_mm_kwargs={**self.hf_processor_mm_kwargs, **key},
             )
-            found = alike.get_mm_hashes(model_id, hash_algorithm)["image"]
+            found = image_hashes(alike, places, model_id, hash_algorithm)
             by_place |= zip(places, found, strict=True)
         hashes["image"] = [by_place[place] for place in range(len(images))]
         return hashes
+
+
+def image_hashes(
+    inputs: ProcessorInputs,
+    places: Sequence[int],
+    model_id: str,
+    hash_algorithm: Any,
+) -> list[str]:
+    """vLLM's hashes of some images of a request, as if it had no others.
+
+    Args:
+        inputs: of the request.
+        places: of the images among its images.
+        model_id: as vLLM hashes it.
+        hash_algorithm: likewise.
+    """
+    images = inputs.mm_data_items["image"]
+    uuids = (inputs.mm_uuid_items or {}).get("image") or [None] * len(images)
+    some = replace(
+        inputs,
+        mm_data_items=MultiModalDataItems({"image": SomeItems(images, places)}),
+        mm_uuid_items={"image": [uuids[place] for place in places]},
+    )
+    hashes: list[str] = some.get_mm_hashes(model_id, hash_algorithm)["image"]
+    return hashes
 
 
 def _fields(inputs: ProcessorInputs) -> dict[str, Any]:
@@ -113,6 +136,13 @@ def with_budgets(
     given["mm_data_items"] = BudgetedItems(inputs.mm_data_items, budgets)
     keys = [hired.cache_key(b) if hired.is_active(b) else {} for b in budgets]
     return BudgetedInputs(**given, image_keys=keys)
+
+
+def places_without_budget(requested: object, num_images: int) -> list[int]:
+    """The images for which a request, as `image_budgets` takes it, asks for none."""
+    if isinstance(requested, (list, tuple)):
+        return [place for place, value in enumerate(requested) if value is None]
+    return [*range(num_images)] if requested is None else []
 
 
 def image_budgets(

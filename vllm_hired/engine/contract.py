@@ -9,7 +9,7 @@ exist when this was written.
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from inspect import Parameter, signature
+from inspect import Parameter, signature, unwrap
 from types import CodeType
 from typing import Any
 
@@ -89,6 +89,38 @@ def render_chat_problem() -> str | None:
     )
 
 
+FRONT_END = {
+    "engine.async_llm:AsyncLLM.__init__": (
+        "renderer",
+        "output_processor",
+        "engine_core",
+        "engine_ranks_managed",
+        "logger_manager",
+    ),
+    "engine.output_processor:OutputProcessor.__init__": ("request_states",),
+    "engine.output_processor:RequestState.__init__": ("is_prefilling",),
+    "metrics.loggers:StatLoggerManager.__init__": ("stat_loggers",),
+    "metrics.stats:SchedulerStats.__init__": ("num_waiting_reqs",),
+}
+"""What `engine.load` reads of vLLM's front end, in the form of `relies_on`."""
+
+
+def load_problem(logger: type) -> str | None:
+    """What is missing for a front end to know its load, or None.
+
+    Args:
+        logger: the class of ours that gets the scheduler's statistics.
+    """
+    try:
+        found = [
+            *attribute_problems(FRONT_END, "vllm.v1"),
+            *override_problems(logger),
+        ]
+    except ImportError as error:
+        found = [str(error)]
+    return f"vLLM {vllm.__version__} does not fit: {found[0]}" if found else None
+
+
 def _is_ours(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
@@ -109,18 +141,22 @@ def _other_parameters(ours: Any, upstream: Any) -> set[str]:
     return unknown | (set() if passed_on else needed - given)
 
 
-def attribute_problems(relies_on: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """What vLLM's models no longer have.
+def attribute_problems(
+    relies_on: Mapping[str, Sequence[str]], package: str = _MODELS
+) -> Iterator[str]:
+    """What vLLM's classes no longer have.
 
     Args:
-        relies_on: `module:Class.method` of vLLM's models -> attributes that the method
-            must mention, because we read the model by them.
+        relies_on: `module:Class.method` -> attributes that the method must mention,
+            because we read the class by them.
+        package: of vLLM, where the modules are.
     """
     for path, attributes in relies_on.items():
         module, _, qualified = path.partition(":")
         class_name, _, method = qualified.partition(".")
-        cls = getattr(import_module(f"{_MODELS}.{module}"), class_name, None)
-        code = getattr(getattr(cls, method, None), "__code__", None)
+        cls = getattr(import_module(f"{package}.{module}"), class_name, None)
+        found = getattr(cls, method, None)
+        code = getattr(unwrap(found) if callable(found) else None, "__code__", None)
         if not isinstance(code, CodeType):
             yield f"{qualified} is no longer in vLLM's {module}"
             continue

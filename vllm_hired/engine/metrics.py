@@ -35,6 +35,16 @@ class Metrics:
 
 
 @cache
+def adaptive_images() -> Counter:
+    """Made like `metrics`, and only where `hired_adaptive` is on."""
+    return Counter(
+        "vllm_hired_adaptive_images",
+        "Images whose budget the load chose, by the budget that it chose.",
+        ["budget"],
+    )
+
+
+@cache
 def metrics() -> Metrics:
     """Made when first asked for, at zero: once vLLM has decided whether several API
     server processes share a folder of counters."""

@@ -7,6 +7,7 @@ and `engine.grids` say what differs; `engine.models` puts them together.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.inputs import MultiModalHashes, MultiModalInput
 from vllm.multimodal.cache import BaseMultiModalProcessorCache
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
-from vllm.multimodal.parse import MultiModalDataItems
+from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems
 from vllm.multimodal.processing import (
     ProcessorInputs,
     PromptReplacement,
@@ -27,10 +28,13 @@ from vllm.multimodal.processing import (
 )
 
 from vllm_hired.config import setting_keys
+from vllm_hired.engine.adaptive import AdaptiveBudgets
 from vllm_hired.engine.budgets import (
     IMAGE_BUDGETS,
     BudgetedItems,
     image_budgets,
+    image_hashes,
+    places_without_budget,
     with_budgets,
 )
 from vllm_hired.engine.counting import ImageCounter
@@ -53,6 +57,7 @@ class HiredMultiModalProcessorMixin(HiredObstaclesMixin):
     tells budgets and settings apart; while it is not, it equals stock vLLM's.
 
     Attributes:
+        adaptive: chooses the budgets that nobody asks for, or None.
         pixels_key: under which images are among the processed inputs.
     """
 
@@ -66,6 +71,8 @@ class HiredMultiModalProcessorMixin(HiredObstaclesMixin):
             from vllm_hired.engine.detail import wrap_render_chat
 
             wrap_render_chat()
+        hired = self.info.hired
+        self.adaptive = AdaptiveBudgets(hired) if hired.adaptive else None
 
     @override
     def apply(
@@ -87,6 +94,8 @@ class HiredMultiModalProcessorMixin(HiredObstaclesMixin):
             budgets = image_budgets(hired, requested, num_images)
             refuse_empty_images(inputs.mm_data_items)
             processed = replace(inputs, hf_processor_mm_kwargs=kwargs)
+            chosen = self._adaptive_budgets(processed, requested)
+            budgets = [chosen.get(place, own) for place, own in enumerate(budgets)]
             if any(map(hired.is_active, budgets)):
                 self.refuse_kwargs(kwargs)
                 self.check_dropping()
@@ -100,7 +109,24 @@ class HiredMultiModalProcessorMixin(HiredObstaclesMixin):
             raise VLLMValidationError(str(error), parameter="image") from error
         if not isinstance(inputs, DummyInputs):
             self._images.count(result)
+        if self.adaptive is not None:
+            self.adaptive.count([*chosen.values()])
         return result
+
+    def _adaptive_budgets(
+        self, inputs: ProcessorInputs, requested: object
+    ) -> dict[int, Fraction]:
+        """By place, the budgets of images that get one by the load."""
+        images = inputs.mm_data_items.get("image")
+        # Embeddings, which stay whole, are no `ImageProcessorItems`.
+        if self.adaptive is None or not isinstance(images, ImageProcessorItems):
+            return {}
+        places = places_without_budget(requested, len(images))
+        if not places:
+            return {}
+        algorithm = self.info.ctx.get_mm_config().mm_hasher_algorithm
+        hashes = image_hashes(inputs, places, self.info.model_id, algorithm)
+        return dict(zip(places, self.adaptive.choose(hashes), strict=True))
 
     @override
     def get_dummy_inputs(
