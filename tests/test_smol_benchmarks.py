@@ -1,0 +1,76 @@
+"""What the measurements on `llava-next-smol` compute, without that model."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.smol_accuracy import Kept, remember_partitions
+from benchmarks.smol_tradeoff import draw, seconds_by_budget, shares
+
+LATENCY = {
+    "raw": [
+        {"size": "672x672", "budget": b, "rounds": [{"first token": t} for t in times]}
+        for b, times in ((1.0, (5.0, 4.0, 9.0)), (0.2, (1.5, 1.0, 1.2)))
+    ]
+}
+ACCURACY = {
+    "raw": [
+        {"selector": "stock", "budget": 1.0, "right": "11 11"},
+        {"selector": "hired", "budget": 0.2, "right": "11 10"},
+        {"selector": "uniform", "budget": 0.2, "right": "01 00"},
+        {"selector": "uniform", "budget": 0.1, "right": "00 00"},
+    ]
+}
+
+
+def test_a_point_is_a_budgets_time_and_a_methods_answers() -> None:
+    seconds, found = seconds_by_budget(LATENCY), shares(ACCURACY)
+    assert seconds == {1.0: 5.0, 0.2: 1.2}
+    assert found["hired", 0.2] == 75
+    assert found["uniform", 0.2] == 25
+    lines = {
+        line.get_label(): line.get_xydata().tolist()
+        for line in draw(found, seconds).axes[0].get_lines()
+        if not str(line.get_label()).startswith("_")
+    }
+    # What was not timed has no place in the picture.
+    assert lines == {
+        "hired": [[5.0, 100.0], [1.2, 75.0]],
+        "uniform": [[5.0, 100.0], [1.2, 25.0]],
+    }
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
+    values = np.array([[1.0, 0.0], [1.0, 1.0]])
+    kept = Kept(tmp_path / "more" / "kept.jsonl", ["model", 7, ["a", "b"]])
+    assert kept.read("hired", 0.2, 2) is None
+    kept.write("hired", 0.2, values)
+    read = kept.read("hired", 0.2, 2)
+    assert read is not None
+    assert read.tolist() == values.tolist()
+    for other in (("even", 0.2, 2), ("hired", 0.1, 2), ("hired", 0.2, 3)):
+        assert kept.read(*other) is None
+    assert Kept(kept.path, ["another", 7, ["a", "b"]]).read("hired", 0.2, 2) is None
+
+
+def test_a_partition_is_encoded_once_and_is_what_it_was() -> None:
+    seen: list[int] = []
+
+    def encode(pixels: Tensor, readings: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        seen.append(len(pixels))
+        return 2 * pixels, {name: pixels.sum(dim=1) for name in readings}
+
+    hired = SimpleNamespace(attention="cls", init_layer=0, final_layer=1)
+    model: Any = SimpleNamespace(hired=hired, encode=encode)
+    remember_partitions(model)
+    pixels = torch.arange(12.0).view(4, 3)
+    model.encode(pixels[:2], {"keys": None})
+    features, measured = model.encode(pixels, {"init_attention": None})
+    assert seen == [2, 2]
+    assert torch.equal(features, 2 * pixels)
+    assert measured.keys() == {"init_attention"}
+    assert torch.equal(measured["init_attention"], pixels.sum(dim=1))
