@@ -33,7 +33,7 @@ def test_a_point_is_a_budgets_time_and_a_methods_answers() -> None:
     assert found["hired", 0.2] == 75
     assert found["uniform", 0.2] == 25
     lines = {
-        line.get_label(): line.get_xydata().tolist()
+        line.get_label(): np.array(line.get_xydata()).tolist()
         for line in draw(found, seconds).axes[0].get_lines()
         if not str(line.get_label()).startswith("_")
     }
