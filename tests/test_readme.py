@@ -36,6 +36,7 @@ def test_the_methods_table_is_the_result_files() -> None:
         if row["budget"] in (0.2, 1.0)
     }
     page = (ROOT / "docs/benchmarks.md").read_text()
+    page = page[: page.index("## A small model with real parts")]
     rows = [line for line in page.splitlines() if re.search(r"^\| `\w+` \| \d", line)]
     assert rows == [
         f"| `{row['selector']}` | {row['method (ms)']} | {row['peak (MiB)']} "
@@ -44,6 +45,26 @@ def test_the_methods_table_is_the_result_files() -> None:
         if row["budget"] == 0.2
     ]
     assert f"stock has {right['stock'].replace(' ', '% ', 1)}" in page
+
+
+def test_the_small_models_table_is_the_result_files() -> None:
+    results = json.loads((ROOT / "benchmarks/results/smol-accuracy.json").read_text())
+    answers, differences = results["tables"].values()
+    right = {(row["selector"], row["budget"]): row["all tasks (%)"] for row in answers}
+    to_hired = {row["budget"]: row for row in differences}
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    section = page[page.index("## A small model with real parts") :]
+    rows = re.findall(r"^\| `\w+` \| \d.*$", section, re.MULTILINE)
+    names = dict.fromkeys(name for name, budget in right if 0 < budget < 1)
+    assert rows[: len(names)] == [
+        f"| `{name}` | {right[name, 0.2]} | {right[name, 0.1]} "
+        f"| {to_hired[0.2].get(f'hired - {name}', '')} "
+        f"| {to_hired[0.1].get(f'hired - {name}', '')} |"
+        for name in names
+    ]
+    stock, blind = right["stock", 1.0], right["blind", 0.0]
+    assert f"stock has {stock.replace(' ', '% ', 1)}" in " ".join(section.split())
+    assert f"{blind.replace(' ', '% ', 1)}" in " ".join(section.split())
 
 
 def test_every_setting_is_in_the_table() -> None:
