@@ -46,7 +46,7 @@ def draw(found: dict[tuple[str, float], float], seconds: dict[float, float]) -> 
     """A line a method, a point a budget; all lines begin at stock."""
     figure = Figure(figsize=(7, 4.5))
     axes = figure.subplots()
-    axes.set_prop_cycle(color=colormaps["tab20"].colors)
+    axes.set_prop_cycle(color=[colormaps["tab20"](i) for i in range(20)])
     stock = seconds[1.0], found["stock", 1.0]
     for selector in dict.fromkeys(name for name, _ in found if name != "stock"):
         points = [stock]

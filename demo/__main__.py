@@ -77,8 +77,9 @@ def ask(llm: LLM, scene: Trial, repeats: int) -> list[Row]:
     config = llm.llm_engine.model_config.hf_config
     image = scene[0].image
     stock = image_layout(config, image.height, image.width).num_stock_tokens
-    tokens: Row = {"question": f"visual tokens of {image.width}x{image.height}"}
-    times: Row = {"question": "time to first token (s)"}
+    size = f"{image.width}x{image.height}"
+    tokens: Row = {"question": f"visual tokens of {size}", "truth": ""}
+    times: Row = {"question": "time to first token (s)", "truth": ""}
     rows: list[Row] = [
         {"question": query.question.text, "truth": query.question.answer}
         for query in scene
@@ -94,7 +95,7 @@ def ask(llm: LLM, scene: Trial, repeats: int) -> list[Row]:
         for row, output in zip(rows, outputs, strict=True):
             said = output.outputs[0].text.strip()
             row[str(budget)] = f"{said} {'✓' if said == row['truth'] else '✗'}"
-    return [tokens | {"truth": ""}, times | {"truth": ""}, *rows]
+    return [tokens, times, *rows]
 
 
 def inspected(checkpoint: Path, image: Image.Image) -> tuple[Inspection, list[Any]]:
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help=f"assembled there where it is missing (default: {CHECKPOINT})",
     )
     parser.add_argument("--scenes", type=int, default=2, help="default: 2")
-    parser.add_argument("--repeats", type=int, default=2, help="of each time; median")
+    parser.add_argument("--repeats", type=int, default=1, help="of each time; median")
     args = parser.parse_args(argv)
     try:
         if not (args.model / "model.safetensors").exists():
