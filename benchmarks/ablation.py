@@ -101,7 +101,7 @@ def selecting_by(model: Any, name: str) -> Iterator[None]:
 
 
 def forget(llm: LLM) -> None:
-    """The caches' keys know nothing of what is changed here."""
+    """Empties the caches, whose keys know nothing of what is changed here."""
     llm.llm_engine.reset_encoder_cache()
     assert llm.reset_prefix_cache()
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 from vllm import LLM, SamplingParams
@@ -166,23 +167,20 @@ def draw(found: dict[tuple[str, float], Array]) -> Figure:
     for selector in dict.fromkeys(name for name, _ in found if name != "stock"):
         points = [(1.0, stock)]
         points += [(b, v.mean()) for (s, b), v in found.items() if s == selector]
-        budgets, values = zip(*points, strict=True)
-        # Wide and pale, or a line as good as HiRED's would hide it.
-        width, alpha = (6, 0.4) if selector == "hired" else (1.5, 1.0)
-        axes.plot(
-            budgets,
-            100 * np.array(values),
-            marker="o",
-            label=selector,
-            linewidth=width,
-            alpha=alpha,
-        )
+        plot_selector(axes, selector, [(x, 100 * share) for x, share in points])
     axes.set(xlabel="hired_budget", ylabel="right answers (%)", xscale="log")
     axes.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
     axes.minorticks_off()
     axes.invert_xaxis()
     axes.legend()
     return figure
+
+
+def plot_selector(axes: Axes, name: str, points: Sequence[tuple[float, float]]) -> None:
+    """A selector's line."""
+    # Wide and pale, or a line as good as HiRED's would hide it.
+    width, alpha = (6, 0.4) if name == "hired" else (1.5, 1.0)
+    axes.plot(*zip(*points, strict=True), "o-", lw=width, alpha=alpha, label=name)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from benchmarks.accuracy import plot_selector
 from benchmarks.harness import RESULTS
 
 
@@ -55,11 +56,7 @@ def draw(found: dict[tuple[str, float], float], seconds: dict[float, float]) -> 
             for (name, budget), share in found.items()
             if name == selector and budget in seconds
         ]
-        # Wide and pale, or a line as good as HiRED's would hide it.
-        width, alpha = (6, 0.4) if selector == "hired" else (1.5, 1.0)
-        axes.plot(
-            *zip(*points, strict=True), "o-", lw=width, alpha=alpha, label=selector
-        )
+        plot_selector(axes, selector, points)
     axes.annotate("stock", stock)
     for budget, time_s in seconds.items():
         axes.axvline(time_s, color="0.9", zorder=0)

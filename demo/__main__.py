@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 from vllm import LLM, SamplingParams
 
+from benchmarks.ablation import forget
 from benchmarks.provenance import provenance
 from training.smol.assemble import TILE, assemble
 from training.smol.evaluate import MOST_NEW_TOKENS, Trial, trials
@@ -64,8 +65,7 @@ def seconds_to_first_token(llm: LLM, request: Any, repeats: int) -> float:
     sampling = SamplingParams(max_tokens=1, temperature=0)
     seconds = []
     for _ in range(repeats):
-        llm.llm_engine.reset_encoder_cache()
-        assert llm.reset_prefix_cache()
+        forget(llm)
         start = time.perf_counter()
         llm.generate([request], sampling, use_tqdm=False)
         seconds.append(time.perf_counter() - start)

@@ -20,11 +20,13 @@ from benchmarks.tiny.data import Scene
 from benchmarks.tiny.labels import BACKGROUND, IGNORE, patch_labels
 from benchmarks.tiny.model import CHECKPOINT, PATCH, TILE, TINY, prompt_of
 from tests.conftest import MakeEngine
+from tests.engine import processed
 from tests.reference import Reference
 from vllm_hired.layouts import image_layout
 from vllm_hired.towers.attention import cls_attention
 
 SAMPLES = held_out(50)
+QUESTION = SAMPLES[0][1][0]
 FULL = 0.85
 LEVELS = {0.2: 0.78, 0.1: 0.7}
 """By budget: HiRED has 86% and 82% of 1,000 scenes right, and the best that does not
@@ -89,13 +91,8 @@ def test_hired_is_right_where_a_broken_selector_is_not(
 
 def kept_at_a_fifth(llm: LLM, scene: Scene) -> Tensor:
     """The engine's own choice: flat cell indices."""
-    processor = llm.llm_engine.renderer.get_mm_processor()
-    inputs = processor(
-        "<image>",
-        processor.info.parse_mm_data({"image": scene.image}),
-        hf_processor_mm_kwargs={"hired_budget": 0.2},
-    )
-    (item,) = inputs["mm_kwargs"]["image"]
+    (request,) = requests_of([(scene, [QUESTION])], 0.2)
+    (item,) = processed(llm, request)["mm_kwargs"]["image"]
     pixels, count = item["pixel_values"].data, int(item["num_kept"].data)
     config = llm.llm_engine.model_config.hf_config
     layout = image_layout(config, scene.image.height, scene.image.width)

@@ -15,6 +15,7 @@ from tests.conftest import MakeEngine
 from tests.smol.parts import gguf_file
 from training.smol import curve, train
 from training.smol.assemble import assemble
+from training.smol.curriculum import Stage
 from training.smol.evaluate import trials
 from training.smol.features import Features, make_shard
 from training.smol.language import prompt_of, read_tokenizer
@@ -160,7 +161,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
 ) -> None:
     validate, stops = train.Training.validate, [("crops", 2), ("scenes", 1)]
 
-    def stop(training: train.Training, stage: train.Stage) -> None:
+    def stop(training: train.Training, stage: Stage) -> None:
         validate(training, stage)
         if (stage.kind, stage.done) in stops:
             stops.remove((stage.kind, stage.done))

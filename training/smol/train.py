@@ -26,106 +26,28 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
-from typing_extensions import override
 
 from benchmarks.provenance import provenance
+from training.smol.curriculum import Stage, Steps, at_once
 from training.smol.features import KEPT, Features
 from training.smol.language import read_tokenizer
 from training.smol.learner import Learner
 from training.smol.projector import Targets, fit, gather, named_right
-from training.smol.questions import TASKS, TRAINING, ask
+from training.smol.questions import TASKS, ask
 from training.smol.sequences import Asked, Batch, Writer, answer_loss, drop_tokens
 from training.smol.wheels import FOLDER, LLM, weights_of
 
-Generator = np.random.Generator
-
-WHOLE_EVERY = 10
-"""Of so many steps on scenes, one drops nothing."""
 VALIDATION_SHARES = (1.0, 0.3)
 """Of the tokens; what the learning curve shows."""
-
-
-@dataclass
-class Stage:
-    """A part of the curriculum.
-
-    Attributes:
-        kind: of pictures, as `features` names them.
-        steps: in all.
-        batch: pictures a step.
-        low: share of the tokens that stays, at least.
-        high: likewise, at most.
-        done: steps so far.
-        seconds: that they took, validation and waiting for other programs included.
-        cpu_seconds: of all threads, in these steps.
-    """
-
-    kind: str
-    steps: int
-    batch: int
-    low: float
-    high: float
-    done: int = 0
-    seconds: float = 0
-    cpu_seconds: float = 0
-
-
-class Steps(Dataset[list[Batch]]):
-    """What each step of a stage learns from; it follows from the step's number.
-
-    Attributes:
-        stage: of the curriculum.
-        seed: of the drawing.
-        features: of the stage's pictures.
-        writer: of the sequences.
-        tokens_at_once: most visual tokens of one batch.
-        no_dropping: whether all tokens stay.
-    """
-
-    def __init__(
-        self,
-        stage: Stage,
-        seed: tuple[int, int],
-        features: Features,
-        writer: Writer,
-        tokens_at_once: int,
-        no_dropping: bool,
-    ) -> None:
-        self.stage, self.seed, self.features = stage, seed, features
-        self.writer, self.tokens_at_once = writer, tokens_at_once
-        self.no_dropping = no_dropping
-
-    @override
-    def __getitem__(self, step: int) -> list[Batch]:
-        """Parts of one update."""
-        rng = np.random.default_rng((*self.seed, step))
-        parts = at_once(list(self.draw(rng)), self.tokens_at_once)
-        return [self.writer.batch(part) for part in parts]
-
-    def draw(self, rng: Generator) -> Iterator[Asked]:
-        """Pictures that keep one share, so that lengths are alike."""
-        stage, features = self.stage, self.features
-        of_scenes = stage.kind == "scenes"
-        whole = self.no_dropping or (of_scenes and rng.random() < 1 / WHOLE_EVERY)
-        # As many at each order of magnitude.
-        share = stage.low * (stage.high / stage.low) ** rng.random()
-        chosen = rng.choice(len(features), min(stage.batch, len(features)), False)
-        for index in chosen:
-            sample = features[int(index)]
-            questions = ask(rng, sample.facts, TRAINING[sample.facts.kind])
-            keep = drop_tokens(rng, sample, 1.0 if whole else share)
-            # A crop has no newline tokens.
-            yield Asked(sample, questions, None if whole and of_scenes else keep)
 
 
 class Training:
@@ -293,19 +215,6 @@ class Training:
     def note(self, facts: dict[str, Any]) -> None:
         with (self.args.out / "training.jsonl").open("a") as lines:
             lines.write(json.dumps(facts) + "\n")
-
-
-def at_once(batch: Sequence[Asked], tokens: int) -> Iterator[list[Asked]]:
-    """Parts of a batch of at most so many visual tokens, or of one picture; short
-    first."""
-    part: list[Asked] = []
-    for asked in sorted(batch, key=lambda asked: asked.num_visual):
-        if part and asked.num_visual * (len(part) + 1) > tokens:
-            yield part
-            part = []
-        part.append(asked)
-    if part:
-        yield part
 
 
 def main(argv: Sequence[str] | None = None) -> None:
