@@ -1,4 +1,4 @@
-"""Measurements, and what they share with the tests: checkpoints and pictures.
+"""Measurements, one question a module.
 
 Sets vLLM's environment before anything imports it; what the user has set stays.
 """

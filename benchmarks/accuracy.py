@@ -6,7 +6,7 @@ selectors are paired: the same scenes, the same questions.
 
     python -m benchmarks.accuracy --model checkpoints/llava-next-tiny
 
-`--model` takes what `benchmarks.tiny.train` made: questions and answers are its own.
+`--model` takes what `training.tiny.train` made: questions and answers are its own.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from tqdm import tqdm
 from vllm import LLM, SamplingParams
 
 from benchmarks.harness import make_parser, start_engine, write_results
-from benchmarks.tiny.data import TASKS, Question, Scene, make_scene
-from benchmarks.tiny.model import prompt_of
+from training.tiny.data import TASKS, Question, Scene, make_scene
+from training.tiny.model import prompt_of
 from vllm_hired.selectors import SELECTORS
 from vllm_hired.tools.tables import Row
 

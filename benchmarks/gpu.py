@@ -18,8 +18,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks import IS_OFFLINE_OURS
-from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.harness import check_device, make_parser
+from random_checkpoints.llava import SHAPES, write_checkpoint
 
 MEASUREMENTS: dict[str, list[str]] = {
     "parity": ["--tokens", "4"],

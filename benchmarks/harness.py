@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from vllm import LLM
 
-from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.provenance import provenance
-from benchmarks.qwen_checkpoints import write_qwen_checkpoint
-from benchmarks.qwen_configs import QWEN_SHAPES
+from random_checkpoints.llava import SHAPES, write_checkpoint
+from random_checkpoints.qwen_vl import write_qwen_checkpoint
+from random_checkpoints.qwen_vl_configs import QWEN_SHAPES
 from vllm_hired.tools.tables import Row, as_table
 
 RESULTS = Path(__file__).parent / "results"

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 from vllm import LLM, SamplingParams, TokensPrompt
 
-from benchmarks.checkpoints import SHAPES
 from benchmarks.harness import (
     Stopwatch,
     make_parser,
@@ -30,7 +29,8 @@ from benchmarks.harness import (
     start_engine,
     write_results,
 )
-from benchmarks.qwen_configs import QWEN_SHAPES
+from random_checkpoints.llava import SHAPES
+from random_checkpoints.qwen_vl_configs import QWEN_SHAPES
 from vllm_hired.tools.tables import Row
 
 STAGES = ("image processing", "vision tower", "selection", "projector", "LLM prefill")

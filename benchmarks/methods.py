@@ -25,7 +25,7 @@ from tqdm import tqdm
 from benchmarks import accuracy, harness, overhead
 from benchmarks.ablation import forget, selecting_by
 from benchmarks.harness import make_parser, now, spread, write_results
-from benchmarks.tiny.data import TASKS
+from training.tiny.data import TASKS
 from vllm_hired.budget import kept_count
 from vllm_hired.config import SETTINGS
 from vllm_hired.engine.capture import capture

@@ -21,8 +21,8 @@ import requests
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.harness import make_parser
+from random_checkpoints.llava import SHAPES, write_checkpoint
 
 CHAT = "/v1/chat/completions"
 START_LIMIT_S = 1800

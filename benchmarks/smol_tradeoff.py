@@ -8,7 +8,7 @@ Joins what two measurements of one checkpoint wrote; it measures nothing itself.
     python -m benchmarks.smol_tradeoff
 
 A budget's time is that of `hired`: the count decides it. What other methods take longer
-is in `methods.md`.
+is in `methods.md`. The table has `hired` alone, for the README.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.accuracy import plot_selector
 from benchmarks.harness import RESULTS
+from vllm_hired.tools.tables import Row, as_table
 
 
 def seconds_by_budget(latency: dict[str, Any]) -> dict[float, float]:
@@ -41,6 +42,25 @@ def shares(accuracy: dict[str, Any]) -> dict[tuple[str, float], float]:
         / (row["right"].count("1") + row["right"].count("0"))
         for row in accuracy["raw"]
     }
+
+
+def joined(latency: dict[str, Any], accuracy: dict[str, Any]) -> list[Row]:
+    """Of `hired`, a row for each budget whose time and answers are both known."""
+    (times, _), (answers, _) = (
+        tuple(found["tables"].values()) for found in (latency, accuracy)
+    )
+    right = {
+        row["budget"]: row["all tasks (%)"]
+        for row in answers
+        if row["selector"] in ("stock", "hired")
+    }
+    columns = ("budget", "visual tokens", "first token (s)", "stock / this")
+    return [
+        {name: row[name] for name in columns}
+        | {"right answers (%)": right[row["budget"]]}
+        for row in times
+        if row["budget"] in right
+    ]
 
 
 def draw(found: dict[tuple[str, float], float], seconds: dict[float, float]) -> Figure:
@@ -79,6 +99,13 @@ def main() -> None:
     )
     figure = draw(shares(accuracy), seconds_by_budget(latency))
     figure.savefig(args.out / "smol-tradeoff.png", dpi=120, bbox_inches="tight")
+    sources = [
+        f"{part['machine']}, vLLM {part['versions']['vllm']}, {part['date']}: "
+        f"`{part['command']}`"
+        for part in (latency, accuracy)
+    ]
+    text = [*sources, as_table(joined(latency, accuracy))]
+    (args.out / "smol-tradeoff.md").write_text("\n\n".join(text) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.harness import make_parser, now, spread, write_results
+from random_checkpoints.llava import SHAPES, write_checkpoint
 
 
 def main() -> None:

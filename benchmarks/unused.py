@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 from vllm import LLM, ModelRegistry, SamplingParams
 
-from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.harness import make_parser, noise, now, spread, write_results
+from random_checkpoints.llava import SHAPES, write_checkpoint
 
 STOCK = "StockLlavaNextForConditionalGeneration"
 

@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.checkpoints import small, write_checkpoint
-from benchmarks.internvl_checkpoints import write_internvl_checkpoint
-from benchmarks.internvl_configs import small_internvl
-from benchmarks.qwen_checkpoints import write_qwen_checkpoint
-from benchmarks.qwen_configs import small_qwen
+from random_checkpoints.internvl import write_internvl_checkpoint
+from random_checkpoints.internvl_configs import small_internvl
+from random_checkpoints.llava import small, write_checkpoint
+from random_checkpoints.qwen_vl import write_qwen_checkpoint
+from random_checkpoints.qwen_vl_configs import small_qwen
 from vllm_hired.config import SETTINGS
 from vllm_hired.errors import HiredConfigError
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.internvl_checkpoints import IMAGE_TEXT
+from random_checkpoints.internvl import IMAGE_TEXT
 from tests.engine import chat_request, noise_image
 from tests.front_end import FrontEnd
 from vllm_hired.layouts.internvl import tiles_layout

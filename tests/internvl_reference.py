@@ -15,7 +15,7 @@ from vllm.transformers_utils.processors.internvl import (
     video_to_pixel_values_internvl,
 )
 
-from benchmarks.internvl_checkpoints import IMAGE_TEXT
+from random_checkpoints.internvl import IMAGE_TEXT
 from tests import oracle
 from tests.internvl import kept_count
 from tests.reference import HFCheckpoint

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.tiny.data import Question, Scene
+from training.tiny.data import Question, Scene
 
 UTILS = '''"""What lmms-eval calls for each question."""
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from benchmarks.checkpoints import small, write_checkpoint
 from benchmarks.parity import compare
+from random_checkpoints.llava import small, write_checkpoint
 
 pytestmark = pytest.mark.slow
 

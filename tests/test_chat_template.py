@@ -9,10 +9,10 @@ from transformers import AutoProcessor, AutoTokenizer
 from vllm.engine.arg_utils import EngineArgs
 from vllm.renderers import ChatParams, renderer_from_config
 
-from benchmarks.checkpoints import CHAT_TEMPLATE
-from benchmarks.tiny.model import CHECKPOINT
+from random_checkpoints.llava import CHAT_TEMPLATE
 from tests.conftest import WriteCheckpoint
 from tests.engine import noise_image
+from training.tiny.model import CHECKPOINT
 
 IMAGE = {"type": "image"}
 

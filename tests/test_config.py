@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import LlavaNextConfig, PixtralVisionConfig, SiglipVisionConfig
 
-from benchmarks.checkpoints import make_config, make_tokenizer, small
+from random_checkpoints.llava import make_config, make_tokenizer, small
 from vllm_hired.config import SETTINGS, HiredConfig
 from vllm_hired.errors import HiredConfigError
 

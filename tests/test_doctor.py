@@ -10,7 +10,7 @@ import pytest
 from vllm import ModelRegistry, envs
 from vllm.config import VllmConfig
 
-from benchmarks.checkpoints import make_config, make_tokenizer, small
+from random_checkpoints.llava import make_config, make_tokenizer, small
 from tests.conftest import NO_CLS, WriteCheckpoint, WriteQwenCheckpoint
 from tests.test_contract import BROKEN_SIGNATURES
 from vllm_hired import __version__

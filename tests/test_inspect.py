@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from vllm import LLM
 
-from benchmarks.checkpoints import REAL_PINPOINTS, small, write_checkpoint
+from random_checkpoints.llava import REAL_PINPOINTS, small, write_checkpoint
 from tests.conftest import NO_CLS, WriteCheckpoint
 from tests.engine import noise_image, prompt
 from tests.front_end import FrontEnd, served

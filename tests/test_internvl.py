@@ -313,6 +313,19 @@ def test_what_is_refused_at_start_up(
         front_end(IMAGE, budget=0.2)
 
 
+def test_a_rank_for_each_image_where_vllm_sets_it_back(
+    make_internvl: WriteInternVLCheckpoint,
+) -> None:
+    front_end = front_end_of(
+        make_internvl("internvl"),
+        hf_overrides={"hired_budget": 0.2},
+        mm_encoder_tp_mode="data",
+    )
+    multimodal = front_end.config.get_multimodal_config()
+    assert multimodal.mm_encoder_tp_mode == "weights"
+    assert front_end(IMAGE)
+
+
 def test_layers_by_default(folder: Path) -> None:
     """[CLS] of the last layer but one ranks, attention received in the last."""
     for overrides, layers in (

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.internvl_checkpoints import write_internvl_checkpoint
-from benchmarks.internvl_configs import small_internvl
+from random_checkpoints.internvl import write_internvl_checkpoint
+from random_checkpoints.internvl_configs import small_internvl
 from tests.conftest import WriteInternVLCheckpoint
 from tests.engine import noise_image
 from tests.inspections import check_refused, inspect_noise

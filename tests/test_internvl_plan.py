@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.internvl_checkpoints import write_internvl_checkpoint
-from benchmarks.internvl_configs import INTERNVL_SHAPES
+from random_checkpoints.internvl import write_internvl_checkpoint
+from random_checkpoints.internvl_configs import INTERNVL_SHAPES
 from tests.conftest import WriteInternVLCheckpoint
 from tests.internvl import FORMATS, InternVLFrontEnd, engine_options
 from tests.internvl_reference import InternVLReference

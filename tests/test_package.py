@@ -57,8 +57,9 @@ def test_both_pass_twine_and_hold_the_whole_package(
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)
     with tarfile.open(sdist) as source:
         sources = {name.partition("/")[2] for name in source.getnames()}
-    folders = ("benchmarks", "checkpoints", "docs", "examples", "tests", "tools")
-    assert files | files_of(*folders) <= sources
+    packages = ("benchmarks", "demo", "random_checkpoints", "tests", "training")
+    folders = ("checkpoints", "docs", "examples", "tools")
+    assert files | files_of(*packages, *folders) <= sources
     for name in ("README.md", "LICENSE", "setup.py", "Makefile", "Containerfile"):
         assert name in sources
     assert {"mkdocs.yml", "CITATION.cff", "SECURITY.md"} <= sources

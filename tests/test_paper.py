@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.checkpoints import SHAPES, make_config, make_tokenizer
 from benchmarks.paper.__main__ import asked_tasks, main, make_parser
 from benchmarks.paper.environment import LMMS_EVAL, kept_versions
 from benchmarks.paper.report import paired_difference, rows_of
 from benchmarks.paper.runs import Folder, Run, RunError, Worker, all_runs
 from benchmarks.paper.tasks import PAPER, TASKS, paper_figure, paper_size
+from random_checkpoints.llava import SHAPES, make_config, make_tokenizer
 from tests.conftest import NO_CLS, WriteCheckpoint
 
 STOCK, HIRED = Run("stock", 1.0), Run("hired", 0.2)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
-from benchmarks.checkpoints import (
+from random_checkpoints.llava import (
     REAL_PINPOINTS,
     SHAPES,
     make_config,

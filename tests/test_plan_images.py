@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.checkpoints import REAL_PINPOINTS
+from random_checkpoints.llava import REAL_PINPOINTS
 from tests.conftest import WriteCheckpoint
 from tests.engine import noise_image
 from tests.front_end import FrontEnd, served

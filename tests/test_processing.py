@@ -14,7 +14,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.cache import MultiModalProcessorOnlyCache
 from vllm.multimodal.encoder_budget import get_mm_max_toks_per_item
 
-from benchmarks.checkpoints import REAL_PINPOINTS
+from random_checkpoints.llava import REAL_PINPOINTS
 from tests.conftest import NO_CLS, WriteCheckpoint, expect_refusal
 from tests.engine import noise_image
 from tests.front_end import FrontEnd, num_kept

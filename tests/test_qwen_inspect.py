@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.qwen_checkpoints import write_qwen_checkpoint
-from benchmarks.qwen_configs import small_qwen
+from random_checkpoints.qwen_vl import write_qwen_checkpoint
+from random_checkpoints.qwen_vl_configs import small_qwen
 from tests.conftest import WriteQwenCheckpoint
 from tests.engine import noise_image
 from tests.inspections import check_refused, inspect_noise

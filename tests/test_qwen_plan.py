@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText
 
-from benchmarks.qwen_checkpoints import write_qwen_checkpoint
-from benchmarks.qwen_configs import QWEN_SHAPES
+from random_checkpoints.qwen_vl import write_qwen_checkpoint
+from random_checkpoints.qwen_vl_configs import QWEN_SHAPES
 from tests.conftest import WriteQwenCheckpoint
 from tests.planning import (
     FEW_EXAMPLES,

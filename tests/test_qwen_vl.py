@@ -13,8 +13,8 @@ from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.cache import MultiModalProcessorOnlyCache
 from vllm.multimodal.encoder_budget import get_mm_max_toks_per_item
 
-from benchmarks.qwen_checkpoints import write_qwen_checkpoint
-from benchmarks.qwen_configs import small_qwen
+from random_checkpoints.qwen_vl import write_qwen_checkpoint
+from random_checkpoints.qwen_vl_configs import small_qwen
 from tests.conftest import WriteQwenCheckpoint, expect_refusal
 from tests.engine import noise_image
 from tests.front_end import num_kept

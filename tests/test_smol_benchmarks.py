@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.smol_accuracy import Kept, remember_partitions
-from benchmarks.smol_tradeoff import draw, seconds_by_budget, shares
+from benchmarks.smol_tradeoff import draw, joined, seconds_by_budget, shares
 
 LATENCY = {
     "raw": [
@@ -42,6 +42,37 @@ def test_a_point_is_a_budgets_time_and_a_methods_answers() -> None:
         "hired": [[5.0, 100.0], [1.2, 75.0]],
         "uniform": [[5.0, 100.0], [1.2, 25.0]],
     }
+
+
+def test_the_table_has_what_both_measured() -> None:
+    times = [
+        {
+            "image": "672x672",
+            "budget": budget,
+            "visual tokens": int(1000 * budget),
+            "first token (s)": f"{10 * budget}",
+            "stock / this": f"{1 / budget:.1f}",
+        }
+        for budget in (1.0, 0.4, 0.2)
+    ]
+    answers = [
+        {"selector": selector, "budget": budget, "all tasks (%)": right}
+        for selector, budget, right in (
+            ("stock", 1.0, "66"),
+            ("hired", 0.2, "62"),
+            ("uniform", 0.4, "50"),
+            ("uniform", 0.2, "40"),
+            ("blind", 0.0, "20"),
+        )
+    ]
+    found = joined(
+        {"tables": {"times": times, "parts": []}},
+        {"tables": {"answers": answers, "differences": []}},
+    )
+    assert [[*row.values()] for row in found] == [
+        [1.0, 1000, "10.0", "1.0", "66"],
+        [0.2, 200, "2.0", "5.0", "62"],
+    ]
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from benchmarks.checkpoints import make_config, make_tokenizer
-from benchmarks.tiny.data import (
+from random_checkpoints.llava import make_config, make_tokenizer
+from training.tiny.data import (
     HELD_OUT_PHOTOGRAPHS,
     MOST_CARDS,
     TASKS,
@@ -19,10 +19,10 @@ from benchmarks.tiny.data import (
     make_crowd,
     make_scene,
 )
-from benchmarks.tiny.labels import BACKGROUND, IGNORE, SEEN, UNSEEN, patch_labels
-from benchmarks.tiny.losses import TowerHeads, answer_loss, drop_tokens
-from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
-from benchmarks.tiny.samples import Sample, Samples
+from training.tiny.labels import BACKGROUND, IGNORE, SEEN, UNSEEN, patch_labels
+from training.tiny.losses import TowerHeads, answer_loss, drop_tokens
+from training.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
+from training.tiny.samples import Sample, Samples
 from vllm_hired.layouts.llava_next import anyres_layout
 from vllm_hired.selectors.index_tables import index_tables
 

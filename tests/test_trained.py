@@ -16,12 +16,12 @@ from vllm import LLM
 from benchmarks.ablation import changed, forget, of_one_head, variants
 from benchmarks.accuracy import Array, answers, held_out, requests_of, right
 from benchmarks.harness import RESULTS, model_of
-from benchmarks.tiny.data import Scene
-from benchmarks.tiny.labels import BACKGROUND, IGNORE, patch_labels
-from benchmarks.tiny.model import CHECKPOINT, PATCH, TILE, TINY, prompt_of
 from tests.conftest import MakeEngine
 from tests.engine import processed
 from tests.reference import Reference
+from training.tiny.data import Scene
+from training.tiny.labels import BACKGROUND, IGNORE, patch_labels
+from training.tiny.model import CHECKPOINT, PATCH, TILE, TINY, prompt_of
 from vllm_hired.layouts import image_layout
 from vllm_hired.towers.attention import cls_attention
 

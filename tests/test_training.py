@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from vllm import SamplingParams
 
 from benchmarks.accuracy import blind, held_out, interval, requests_of
-from benchmarks.tiny import train
-from benchmarks.tiny.data import TASKS
 from tests.conftest import MakeEngine
 from tests.reference import Reference
+from training.tiny import train
+from training.tiny.data import TASKS
 
 # The recipe is as it was; its outcome is what the other tests run on.
 pytestmark = pytest.mark.matrix

@@ -12,9 +12,9 @@ from PIL import Image
 from vllm import LLM
 
 from benchmarks.accuracy import answers, held_out
-from benchmarks.tiny.model import CHECKPOINT
 from tests.conftest import MakeEngine
 from tests.test_docs import ROOT
+from training.tiny.model import CHECKPOINT
 
 SAMPLES = held_out(8)
 QUESTION = SAMPLES[0][1][1].text

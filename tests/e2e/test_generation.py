@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig
 from vllm import LLM, SamplingParams
 
-from benchmarks.checkpoints import REAL_PINPOINTS
+from random_checkpoints.llava import REAL_PINPOINTS
 from tests.conftest import MakeEngine, WriteCheckpoint
 from tests.engine import ENGINE_OPTIONS, check_lora_token_counts, prompt
 from tests.reference import Reference

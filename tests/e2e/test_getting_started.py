@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from benchmarks.accuracy import held_out
-from benchmarks.tiny.model import CHECKPOINT
 from demo.__main__ import CHECKPOINT as SMOL
 from demo.__main__ import large_scenes
 from tests.e2e.test_server import Server, serving
 from tests.test_docs import OFFLINE, ROOT, code
 from training.smol.assemble import assemble
+from training.tiny.model import CHECKPOINT
 
 PAGE = "docs/getting-started.md"
 CURLS = code(PAGE, "console", "curl ")

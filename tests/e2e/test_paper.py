@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from benchmarks.accuracy import answers, held_out, right
-from benchmarks.tiny.model import CHECKPOINT
 from tests.conftest import MakeEngine
 from tests.paper_tasks import LENGTHS, write_tasks
 from tests.test_docs import ROOT
+from training.tiny.model import CHECKPOINT
 
 ENVIRONMENT = Path(os.environ.get("HIRED_LMMS_EVAL", ROOT / ".venv-lmms-eval"))
 pytestmark = [

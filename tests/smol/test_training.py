@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.smol_agreement import differences
-from benchmarks.tiny.model import visual_rows
 from tests.conftest import MakeEngine
 from tests.smol.parts import gguf_file
 from training.smol import curve, train
@@ -22,6 +21,7 @@ from training.smol.language import prompt_of, read_tokenizer
 from training.smol.learner import Learner
 from training.smol.questions import TRAINING, ask
 from training.smol.sequences import Asked, Writer, answer_loss, drop_tokens
+from training.tiny.model import visual_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.matrix, pytest.mark.timeout(2400)]
 

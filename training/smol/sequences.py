@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.tiny.model import visual_rows
 from training.smol.features import Sample
 from training.smol.language import prompt_of
 from training.smol.questions import Question
+from training.tiny.model import visual_rows
 
 Generator = np.random.Generator
 NO_TARGET = -100

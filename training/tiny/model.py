@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.checkpoints import Shape
+from random_checkpoints.llava import Shape
 from vllm_hired.layouts import Layout
 from vllm_hired.selectors.index_tables import index_tables
 

@@ -15,14 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from benchmarks.checkpoints import random_model
-from benchmarks.internvl_configs import (
+from random_checkpoints.internvl_configs import (
     CHAT_CONFIGURATION,
     InternVLShape,
     internvl_config,
     processor_files,
 )
-from benchmarks.tokenizer import byte_level_tokenizer
+from random_checkpoints.llava import random_model
+from random_checkpoints.tokenizer import byte_level_tokenizer
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.tiny.data import Scene
+from training.tiny.data import Scene
 from vllm_hired.layouts.llava_next import anyres_layout
 
 BACKGROUND = 10

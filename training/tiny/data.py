@@ -14,7 +14,7 @@ import skimage.data
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits, load_sample_images
 
-from benchmarks.tiny.variety import clutter, lean, recolour, warp
+from training.tiny.variety import clutter, lean, recolour, warp
 
 Generator = np.random.Generator
 

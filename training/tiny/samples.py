@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from benchmarks.checkpoints import make_processor, make_tokenizer
-from benchmarks.tiny.data import Question, Scene, Task, make_crowd, make_scene
-from benchmarks.tiny.labels import Labels, patch_labels
-from benchmarks.tiny.model import PATCH, TILE, TINY
+from random_checkpoints.llava import make_processor, make_tokenizer
+from training.tiny.data import Question, Scene, Task, make_crowd, make_scene
+from training.tiny.labels import Labels, patch_labels
+from training.tiny.model import PATCH, TILE, TINY
 from vllm_hired.layouts import Layout
 from vllm_hired.layouts.llava_next import anyres_layout
 

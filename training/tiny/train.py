@@ -11,7 +11,7 @@ than others, never by HiRED: a small model trained at one length does not bear s
 sequences, as a pre-trained 7B does. `--even-dropping` is the control in which cards
 count for nothing.
 
-    python -m benchmarks.tiny.train --out out/llava-next-tiny
+    python -m training.tiny.train --out out/llava-next-tiny
 
 Stopped, it goes on from its last checkpoint when called again.
 """
@@ -32,17 +32,17 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText
 
-from benchmarks.checkpoints import (
+from benchmarks.provenance import provenance
+from random_checkpoints.llava import (
     make_config,
     make_tokenizer,
     save_weights,
     write_checkpoint,
 )
-from benchmarks.provenance import provenance
-from benchmarks.tiny.data import Task, corner, counting, presence, transcription
-from benchmarks.tiny.losses import TowerHeads, answer_loss, drop_tokens, tower_features
-from benchmarks.tiny.model import TINY
-from benchmarks.tiny.samples import Sample, Samples
+from training.tiny.data import Task, corner, counting, presence, transcription
+from training.tiny.losses import TowerHeads, answer_loss, drop_tokens, tower_features
+from training.tiny.model import TINY
+from training.tiny.samples import Sample, Samples
 from vllm_hired.tools.inspect.partitions import inner_tower
 
 QUESTIONS = (transcription, counting, *[corner] * 2, *[presence] * 2)

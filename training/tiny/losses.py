@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.tiny.labels import BACKGROUND, IGNORE
-from benchmarks.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
-from benchmarks.tiny.samples import Sample
+from training.tiny.labels import BACKGROUND, IGNORE
+from training.tiny.model import PATCH, TILE, TINY, prompt_of, visual_rows
+from training.tiny.samples import Sample
 from vllm_hired.selectors.index_tables import index_tables
 from vllm_hired.tools.inspect.partitions import inner_tower
 

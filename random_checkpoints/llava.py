@@ -27,7 +27,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from benchmarks.tokenizer import byte_level_tokenizer
+from random_checkpoints.tokenizer import byte_level_tokenizer
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() }}: "

@@ -10,14 +10,14 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from benchmarks.checkpoints import random_model
-from benchmarks.qwen_configs import (
+from random_checkpoints.llava import random_model
+from random_checkpoints.qwen_vl_configs import (
     IS_NESTED,
     QwenShape,
     processor_files,
     qwen_config,
 )
-from benchmarks.tokenizer import byte_level_tokenizer
+from random_checkpoints.tokenizer import byte_level_tokenizer
 
 SPECIAL_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
