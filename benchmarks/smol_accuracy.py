@@ -12,7 +12,7 @@ The tower encodes each partition once, for all methods and budgets; nothing is t
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -43,18 +43,33 @@ from training.smol.evaluate import (
 )
 from vllm_hired.selectors import SELECTORS
 from vllm_hired.towers.observation import QUANTITIES, Quantity
-from vllm_hired.towers.reading import Reading, readings_for
+from vllm_hired.towers.reading import ATTENTIONS, Reading, readings_for
 
 BUDGETS = (1.0, 0.6, 0.4, 0.2, 0.1, 0.05)
+ENGINE = {
+    "max_num_seqs": 10,  # more would push each other out of the KV cache
+    # Several questions share a picture, and nothing is timed.
+    "enable_prefix_caching": True,
+    "mm_processor_cache_gb": 2,
+}
 
 
-def remember_partitions(model: Any) -> None:
-    """What the tower says of a partition depends on no method and no budget."""
+def remember_partitions(model: Any, layers: Sequence[int] = ()) -> None:
+    """What the tower says of a partition depends on no method and no budget.
+
+    Args:
+        model: vLLM's, running.
+        layers: whose attention is read at once, too, for settings that choose one.
+    """
     hired, encode = model.hired, model.encode
-    every = readings_for(
-        QUANTITIES, hired.attention, hired.init_layer, hired.final_layer
-    )
-    known: dict[bytes, tuple[Tensor, dict[Quantity, Tensor]]] = {}
+    readings = [
+        *readings_for(
+            QUANTITIES, hired.attention, hired.init_layer, hired.final_layer
+        ).values(),
+        *(Reading(layer, ATTENTIONS[hired.attention]) for layer in layers),
+    ]
+    every = {reading: reading for reading in readings}
+    known: dict[bytes, tuple[Tensor, dict[Reading, Tensor]]] = {}
 
     def remembering(
         pixels: Tensor, readings: Mapping[Quantity, Reading]
@@ -67,8 +82,8 @@ def remember_partitions(model: Any) -> None:
                 own = {name: values[row].clone() for name, values in measured.items()}
                 known[keys[i]] = features[row].clone(), own
         return torch.stack([known[key][0] for key in keys]), {
-            name: torch.stack([known[key][1][name] for key in keys])
-            for name in readings
+            name: torch.stack([known[key][1][reading] for key in keys])
+            for name, reading in readings.items()
         }
 
     model.encode = remembering
@@ -131,13 +146,7 @@ def main() -> None:
         parser.error("--model: run `python -m training.smol.assemble` for one")
     found = trials(args.trials, args.seed, args.kinds)
     tasks = [query.question.task for query in found[0]]
-    llm = start_engine(
-        args,
-        max_num_seqs=10,  # more would push each other out of the KV cache
-        # Several questions share a picture, and nothing is timed.
-        enable_prefix_caching=True,
-        mm_processor_cache_gb=2,
-    )
+    llm = start_engine(args, **ENGINE)
     model = model_of(llm)
     remember_partitions(model)
     kept = Kept(Path("out") / f"{args.name}.jsonl", [args.model, args.seed, tasks])

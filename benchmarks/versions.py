@@ -5,6 +5,7 @@ What is known of the releases that are not asked for stays in the result files.
 
     python -m benchmarks.versions
     python -m benchmarks.versions --releases 0.31 0.33 -- tests/e2e
+    python -m benchmarks.versions --releases 0.32 --name matrix -- -m matrix
 """
 
 import argparse
@@ -47,6 +48,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help="default: benchmarks/results"
     )
+    parser.add_argument(
+        "--name", default="versions", help="of the result files (default: versions)"
+    )
     parser.add_argument("tests", nargs="*", help="arguments of pytest (default: all)")
     args = parser.parse_args()
     for release in args.releases:
@@ -57,7 +61,7 @@ def main() -> None:
         python = Path(ENVIRONMENTS[release]) / "bin/python"
         outcomes.append(run_suite(python, args.tests))
         # Now, since a later release's run may be cut short.
-        write_outcome(args.out, release, outcomes[-1])
+        write_outcome(args.out, args.name, release, outcomes[-1])
     raise SystemExit(any(outcome["failed"] for outcome in outcomes))
 
 
@@ -97,10 +101,10 @@ def run_suite(python: Path, tests: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def write_outcome(out: Path, release: str, outcome: dict[str, Any]) -> None:
-    """Into `versions.json` and `versions.md`, beside those of other releases."""
+def write_outcome(out: Path, name: str, release: str, outcome: dict[str, Any]) -> None:
+    """Into `name.json` and `name.md`, beside those of other releases."""
     out.mkdir(parents=True, exist_ok=True)
-    file = out / "versions.json"
+    file = out / f"{name}.json"
     known = json.loads(file.read_text()) if file.exists() else {}
     known = dict(sorted({**known, release: outcome}.items()))
     file.write_text(json.dumps(known, indent=1) + "\n")
@@ -108,7 +112,7 @@ def write_outcome(out: Path, release: str, outcome: dict[str, Any]) -> None:
     machines = {outcome["machine"]: None for outcome in known.values()}
     commands = (f"`{outcome['command']}`" for outcome in known.values())
     text = [*machines, *commands, table]
-    (out / "versions.md").write_text("\n\n".join(text) + "\n")
+    (out / f"{name}.md").write_text("\n\n".join(text) + "\n")
 
 
 def as_row(outcome: dict[str, Any]) -> Row:

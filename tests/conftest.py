@@ -55,6 +55,9 @@ NO_CLS = {
 }
 """Towers that HiRED cannot use, and that must work as ever without a budget."""
 
+INTERNVL_FORMATS = ("internvl", "internvl_chat")
+"""Model types of InternVL in HF's format and in that with remote code."""
+
 WriteCheckpoint = Callable[..., Path]
 WriteQwenCheckpoint = Callable[[str], Path]
 WriteInternVLCheckpoint = Callable[..., Path]
@@ -103,6 +106,18 @@ def make_internvl(tmp_path_factory: pytest.TempPathFactory) -> WriteInternVLChec
         return write_internvl_checkpoint(folder, small_internvl(model_type, **changes))
 
     return make
+
+
+@pytest.fixture(scope="module", params=INTERNVL_FORMATS)
+def internvl_type(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def internvl(make_internvl: WriteInternVLCheckpoint, internvl_type: str) -> Path:
+    """A small checkpoint of each format."""
+    return make_internvl(internvl_type)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Requests of InternVL models, their front end, and how many tokens images keep."""
 
+import json
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -13,9 +14,6 @@ from random_checkpoints.internvl import IMAGE_TEXT
 from tests.engine import chat_request, noise_image
 from tests.front_end import FrontEnd
 from vllm_hired.layouts.internvl import tiles_layout
-
-FORMATS = ("internvl", "internvl_chat")
-"""`model_type`s: HF's format, and that with remote code."""
 
 
 def engine_options(model_type: str) -> dict[str, Any]:
@@ -33,7 +31,7 @@ def internvl_prompt(
     between them.
 
     Args:
-        model_type: one of `FORMATS`.
+        model_type: one of `tests.conftest.INTERNVL_FORMATS`.
         media: in the order of the prompt.
         budget: of the request.
         seed: of the pictures.
@@ -112,3 +110,9 @@ class InternVLFrontEnd(FrontEnd):
         **kwargs: object,
     ) -> int:
         return kept_count(self.stock(image, **kwargs), budget, cap)
+
+
+def front_end_of(folder: Path, **options: Any) -> InternVLFrontEnd:
+    """With what the format needs."""
+    config = json.loads((folder / "config.json").read_text())
+    return InternVLFrontEnd(folder, **engine_options(config["model_type"]), **options)

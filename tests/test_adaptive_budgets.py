@@ -153,6 +153,11 @@ ENCODERS = {"ec_connector": "ECExampleConnector", "ec_role": "ec_producer"}
         (FrontEnd, {}, "not offline"),
         (FrontEnd, {"disable_log_stats": False}, "not offline"),
         (ServingFrontEnd, {"disable_log_stats": True}, "not with --disable-log-stats"),
+        (
+            ServingFrontEnd,
+            {"mm_processor_cache_gb": 0, "enable_prefix_caching": False},
+            "not with --mm-processor-cache-gb 0 and --no-enable-prefix-caching",
+        ),
         (ServingFrontEnd, {"kv_transfer_config": TRANSFER}, "--kv-transfer-config"),
         (ServingFrontEnd, {"ec_transfer_config": ENCODERS}, "--ec-transfer-config"),
     ],

@@ -13,7 +13,7 @@ from random_checkpoints.internvl_configs import small_internvl
 from tests.conftest import WriteInternVLCheckpoint
 from tests.engine import noise_image
 from tests.inspections import check_refused, inspect_noise
-from tests.internvl import FORMATS, InternVLFrontEnd, engine_options, kept_count
+from tests.internvl import InternVLFrontEnd, engine_options, kept_count
 from tests.internvl_reference import InternVLReference
 from vllm_hired.tools.inspect.inspection import inspect_image
 from vllm_hired.tools.inspect.tower import by_channel
@@ -22,33 +22,26 @@ CELLS = 36
 """Of a tile of the small checkpoints."""
 
 
-@pytest.fixture(scope="module", params=FORMATS)
-def model_type(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
-@pytest.fixture(scope="module")
-def folder(make_internvl: WriteInternVLCheckpoint, model_type: str) -> Path:
-    return make_internvl(model_type)
-
-
 @pytest.fixture(scope="module")
 def reference(
-    make_internvl: WriteInternVLCheckpoint, model_type: str
+    make_internvl: WriteInternVLCheckpoint, internvl_type: str
 ) -> InternVLReference:
     """Of the format with remote code, the same weights in HF's format."""
-    same = {} if model_type == "internvl" else {"qk_norm": True, "backbone": "qwen2"}
-    return InternVLReference(make_internvl("internvl", **same), model_type)
+    same = {} if internvl_type == "internvl" else {"qk_norm": True, "backbone": "qwen2"}
+    return InternVLReference(make_internvl("internvl", **same), internvl_type)
 
 
 @pytest.mark.slow
-def test_the_tower_sees_what_the_servers_sees(folder: Path, model_type: str) -> None:
+def test_the_tower_sees_what_the_servers_sees(
+    internvl: Path, internvl_type: str
+) -> None:
     """The same tiles in the same order, and the same pixels."""
-    front_end = InternVLFrontEnd(folder, **engine_options(model_type), dtype="float32")
+    front_end = InternVLFrontEnd(
+        internvl, **engine_options(internvl_type), dtype="float32"
+    )
     mean, std = by_channel((0.485, 0.456, 0.406)), by_channel((0.229, 0.224, 0.225))
     for size in ((252, 168), (84, 84), (90, 260), (31, 500)):
-        seen = inspect_image(str(folder), "", noise_image(*size), {})
+        seen = inspect_image(str(internvl), "", noise_image(*size), {})
         (item,) = front_end(noise_image(*size))["mm_kwargs"]["image"]
         assert seen.layout.num_partitions == int(item["image_num_patches"].data)
         pixels = item[front_end.processor.pixels_key].data
@@ -58,10 +51,10 @@ def test_the_tower_sees_what_the_servers_sees(folder: Path, model_type: str) -> 
 
 @pytest.mark.parametrize("attention", ["cls", "received"])
 def test_what_is_observed_is_hfs(
-    folder: Path, reference: InternVLReference, attention: str
+    internvl: Path, reference: InternVLReference, attention: str
 ) -> None:
     image, settings = noise_image(252, 168), {"hired_attention": attention}
-    seen = inspect_image(str(folder), "", image, settings).observation
+    seen = inspect_image(str(internvl), "", image, settings).observation
     encoded = reference.encode(reference.pixels(image))
     layers, final = {
         "cls": (encoded.attention, -2),
@@ -77,7 +70,7 @@ def test_what_is_observed_is_hfs(
 
 @pytest.mark.slow
 def test_limits_of_tiles(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    internvl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Those of the checkpoint, or others as `plan` takes them, too."""
     for size, given, partitions in (
@@ -86,7 +79,7 @@ def test_limits_of_tiles(
         ((84, 84), [], 1),
         ((84, 84), ["--min-tiles", "4"], 5),
     ):
-        assert inspect_noise(folder, tmp_path, size, *given) == 0
+        assert inspect_noise(internvl, tmp_path, size, *given) == 0
         tokens = CELLS * partitions
         kept = kept_count(tokens, "0.2")
         assert f"has {tokens} visual tokens; kept: {kept} at 0.2" in (
@@ -137,24 +130,24 @@ def test_settings_of_the_format_with_remote_code(
     ],
 )
 def test_bad_input_is_one_line_and_no_file(
-    folder: Path,
+    internvl: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
     said: str,
 ) -> None:
-    check_refused(capsys, folder, tmp_path, (90, 90), options, said)
+    check_refused(capsys, internvl, tmp_path, (90, 90), options, said)
 
 
 def test_a_checkpoint_that_lacks_what_is_needed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], model_type: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], internvl_type: str
 ) -> None:
     folder = write_internvl_checkpoint(
-        tmp_path / "model", small_internvl(model_type), seed=None
+        tmp_path / "model", small_internvl(internvl_type), seed=None
     )
     said = "has no model.safetensors"
     check_refused(capsys, folder, tmp_path, (90, 90), [], said)
-    if model_type == "internvl_chat":
+    if internvl_type == "internvl_chat":
         return
     (folder / "preprocessor_config.json").unlink()
     said = "has no image processor"

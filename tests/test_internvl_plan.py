@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from random_checkpoints.internvl import write_internvl_checkpoint
 from random_checkpoints.internvl_configs import INTERNVL_SHAPES
 from tests.conftest import WriteInternVLCheckpoint
-from tests.internvl import FORMATS, InternVLFrontEnd, engine_options
+from tests.internvl import InternVLFrontEnd, engine_options
 from tests.internvl_reference import InternVLReference
 from tests.planning import (
     FEW_EXAMPLES,
@@ -27,27 +27,16 @@ from tests.planning import (
 from vllm_hired.tools.cost import partition_flops, projector_flops
 
 
-@pytest.fixture(scope="module", params=FORMATS)
-def model_type(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 @pytest.fixture(scope="module")
-def folder(make_internvl: WriteInternVLCheckpoint, model_type: str) -> Path:
-    return make_internvl(model_type)
-
-
-@pytest.fixture(scope="module")
-def front_end(folder: Path, model_type: str) -> InternVLFrontEnd:
-    return InternVLFrontEnd(folder, **engine_options(model_type))
+def front_end(internvl: Path, internvl_type: str) -> InternVLFrontEnd:
+    return InternVLFrontEnd(internvl, **engine_options(internvl_type))
 
 
 @FEW_EXAMPLES
 @given(data=st.data())
 def test_counts_are_the_engines(
     front_end: InternVLFrontEnd,
-    model_type: str,
+    internvl_type: str,
     capsys: pytest.CaptureFixture[str],
     data: st.DataObject,
 ) -> None:
@@ -57,7 +46,7 @@ def test_counts_are_the_engines(
     sizes = data.draw(st.lists(st.tuples(side, side), min_size=10, max_size=10))
     budget = data.draw(st.integers(1, 99)) / 100
     # In the other format vLLM's video processor refuses a request's limits.
-    most = data.draw(st.sampled_from([2, 5])) if model_type == "internvl" else None
+    most = data.draw(st.sampled_from([2, 5])) if internvl_type == "internvl" else None
     options = ("--max-tiles", str(most)) if most else ()
     limits = {"max_patches": most} if most else {}
     check_counts(capsys, front_end, sizes, budget, options, limits)
@@ -87,11 +76,11 @@ def test_plan_reads_what_transformers_reads(
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_needs_no_vllm(folder: Path) -> None:
+def test_a_process_of_its_own_needs_no_vllm(internvl: Path) -> None:
     """And runs no code of the checkpoint."""
     code = (
         "import sys; from vllm_hired.tools.cli import main; "
-        f"assert main(['plan', {str(folder)!r}, '--size', '640x480']) == 0; "
+        f"assert main(['plan', {str(internvl)!r}, '--size', '640x480']) == 0; "
         "assert not {'torch', 'transformers', 'vllm'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -142,11 +131,11 @@ def test_forms_of_the_processor_file(
 
 
 def test_wrong_limits_are_one_line_and_status_2(
-    capsys: pytest.CaptureFixture[str], folder: Path, checkpoint: Path
+    capsys: pytest.CaptureFixture[str], internvl: Path, checkpoint: Path
 ) -> None:
     for arguments, said in (
-        ([str(folder), "--max-tiles", "0"], "--max-tiles 0: it must be above 0"),
-        ([str(folder), "--max-pixels", "9"], "leave --min-pixels and"),
+        ([str(internvl), "--max-tiles", "0"], "--max-tiles 0: it must be above 0"),
+        ([str(internvl), "--max-pixels", "9"], "leave --min-pixels and"),
         ([str(checkpoint), "--max-tiles", "9"], "leave --min-tiles and"),
     ):
         check_refused(capsys, [*arguments, "--size", "10x10"], said)

@@ -157,7 +157,13 @@ def test_memory_is_planned_for_the_largest_image_that_may_come(
     front_end = FrontEnd(any_checkpoint, hf_overrides=overrides)
     planned = get_mm_max_toks_per_item(front_end.processor, {"image": 1}, None)["image"]
     dummy = front_end.processor.get_dummy_mm_inputs({"image": 1})
-    assert front_end.placeholders(dummy) == [planned]
+    (item,) = dummy["mm_kwargs"]["image"]
+    if overrides.get("hired_max_budget") == 1.0:
+        # What dropping needs is measured, too.
+        assert not item["is_undropped"].data
+        assert 0.9 * planned < num_kept(dummy)[0] <= planned
+    else:
+        assert front_end.placeholders(dummy) == [planned]
     largest = overrides.get("hired_max_budget")
     sides = (20, 56, 57, 100, 111, 112, 168, 300)
     seen = max(

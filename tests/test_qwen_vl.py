@@ -161,6 +161,7 @@ def test_videos_keep_their_tokens_and_do_not_count(
         {"hired_budget": 0.2},
         {"hired_budget": 0.02},
         {"hired_budget": 0.2, "hired_max_budget": 0.9},
+        {"hired_budget": 0.2, "hired_max_budget": 1.0},
         {"hired_token_cap": 50},
         {"hired_token_cap": 1000},
     ],
@@ -255,6 +256,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "pipeline_parallel_size=2 is not allowed: with a budget it must be 1",
     ),
     "two halves of a batch": ({"enable_dbo": True}, "enable_dbo=True is not allowed"),
+    "parts of a batch": ({"ubatch_size": 2}, "ubatch_size=2 is not allowed"),
     "a rank for each image": (
         {"mm_encoder_tp_mode": "data"},
         "mm_encoder_tp_mode='data' is not allowed",
@@ -269,6 +271,14 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a drafter without a name": (
         {"speculative_config": {"model": "some/eagle", "num_speculative_tokens": 1}},
+        "its method must be one of ngram",
+    ),
+    "a drafter by its own option": (
+        {"spec_method": "mtp", "spec_tokens": 1},
+        "its method must be one of ngram",
+    ),
+    "a model that drafts, by its own option": (
+        {"spec_model": "some/eagle", "spec_tokens": 1},
         "its method must be one of ngram",
     ),
     "a compiled tower": (
@@ -298,9 +308,13 @@ def test_options_under_which_positions_or_scores_would_be_lost(
         front_end(IMAGE, budget=0.2)
 
 
-def test_drafting_from_the_text_is_allowed(qwen: Path) -> None:
-    ngram = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
-    front_end = QwenFrontEnd(
-        qwen, hf_overrides={"hired_budget": 0.2}, speculative_config=ngram
-    )
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
+        {"spec_method": "ngram", "spec_tokens": 2},
+    ],
+)
+def test_drafting_from_the_text_is_allowed(qwen: Path, options: dict[str, Any]) -> None:
+    front_end = QwenFrontEnd(qwen, hf_overrides={"hired_budget": 0.2}, **options)
     assert num_kept(front_end(IMAGE)) == [front_end.expected(IMAGE, "0.2")]

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from benchmarks.smol_accuracy import Kept, remember_partitions
 from benchmarks.smol_tradeoff import draw, joined, seconds_by_budget, shares
+from vllm_hired.towers.attention import cls_attention, summed_keys
+from vllm_hired.towers.reading import Reading
 
 LATENCY = {
     "raw": [
@@ -93,15 +95,20 @@ def test_a_partition_is_encoded_once_and_is_what_it_was() -> None:
 
     def encode(pixels: Tensor, readings: Any) -> tuple[Tensor, dict[str, Tensor]]:
         seen.append(len(pixels))
-        return 2 * pixels, {name: pixels.sum(dim=1) for name in readings}
+        return 2 * pixels, {
+            name: reading.layer + pixels.sum(dim=1)
+            for name, reading in readings.items()
+        }
 
     hired = SimpleNamespace(attention="cls", init_layer=0, final_layer=1)
     model: Any = SimpleNamespace(hired=hired, encode=encode)
-    remember_partitions(model)
+    remember_partitions(model, layers=[5])
     pixels = torch.arange(12.0).view(4, 3)
-    model.encode(pixels[:2], {"keys": None})
-    features, measured = model.encode(pixels, {"init_attention": None})
+    model.encode(pixels[:2], {"keys": Reading(1, summed_keys)})
+    for layer in (0, 1, 5):
+        reading = {"init_attention": Reading(layer, cls_attention)}
+        features, measured = model.encode(pixels, reading)
+        assert torch.equal(features, 2 * pixels)
+        assert measured.keys() == {"init_attention"}
+        assert torch.equal(measured["init_attention"], layer + pixels.sum(dim=1))
     assert seen == [2, 2]
-    assert torch.equal(features, 2 * pixels)
-    assert measured.keys() == {"init_attention"}
-    assert torch.equal(measured["init_attention"], pixels.sum(dim=1))

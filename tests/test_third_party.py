@@ -29,6 +29,7 @@ from vllm_hired.selectors.uniform import UniformSelector
 from vllm_hired.tools.cli import main
 from vllm_hired.tools.inspect.inspection import inspect_image
 from vllm_hired.tools.inspect.page import page_data
+from vllm_hired.towers.observation import Observation
 
 EXAMPLE = Path(__file__).parents[1] / "examples/custom_selector"
 HALF = Fraction(1, 2)
@@ -67,6 +68,16 @@ class WrongRows(UniformSelector):
     def select(self, observation: Any, layout: Any, kept: int, alpha: Any) -> Selection:
         cells = super().select(observation, layout, kept, alpha).cells
         return Selection(cells, torch.zeros(kept, 3))
+
+
+class Float32Rows(UniformSelector):
+    """As a method that computes in float32, and leaves it at that."""
+
+    needs = frozenset({"features"})
+
+    def select(self, observation: Any, layout: Any, kept: int, alpha: Any) -> Selection:
+        cells = super().select(observation, layout, kept, alpha).cells
+        return Selection(cells, observation.features.flatten(0, 1)[cells].float())
 
 
 class Raises(Selector):
@@ -142,6 +153,20 @@ def test_whatever_a_method_does_the_count_holds(method: type[Selector]) -> None:
         assert selection.cells.shape == (kept,)
         assert int(selection.cells.min()) >= 0
         assert int(selection.cells.max()) < layout.num_cells
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rows_have_the_models_dtype(dtype: torch.dtype) -> None:
+    """No other fits the projector."""
+    layout = Layout(4, 6, 2, 1, 0, 1, 8, 4)
+    made_up = made_up_observation(layout)
+    features = made_up.features.to(dtype)
+    observation = Observation(made_up.device, {"features": features})
+    selector = GuardedSelector(Float32Rows())
+    selection = selector.select(observation, layout, 10, HALF)
+    assert selection.rows is not None
+    assert selection.rows.dtype == dtype
+    assert torch.equal(selection.rows, features.flatten(0, 1)[selection.cells])
 
 
 def test_settings_of_a_method_belong_to_it(

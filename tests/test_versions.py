@@ -48,7 +48,7 @@ def test_outcomes_of_releases_are_kept_beside_each_other(tmp_path: Path) -> None
     assert {*outcome["failed"]} == failed
     assert outcome["skipped"] == ["test_four::test_left"]
     for release in ("0.32", "0.31", "0.31"):
-        write_outcome(tmp_path, release, outcome)
+        write_outcome(tmp_path, "versions", release, outcome)
     assert list(json.loads((tmp_path / "versions.json").read_text())) == [
         "0.31",
         "0.32",

@@ -8,7 +8,11 @@ from typing import Any
 
 from vllm_hired.errors import PREFIX, HiredConfigError
 from vllm_hired.selectors import read_method, selector_names
-from vllm_hired.towers import TOWERS, tower_of, tower_type
+from vllm_hired.towers import tower_of
+from vllm_hired.towers.support import (
+    ranking_layers,
+    unsupported_tower,
+)
 from vllm_hired.values import (
     read_budget,
     read_count,
@@ -159,6 +163,11 @@ class HiredConfig:
         return [self.budget, *details]
 
     @property
+    def drops_by_default(self) -> bool:
+        """Whether an image may lose tokens though its request asks for no number."""
+        return any(map(self.is_active, self.defaults))
+
+    @property
     def has_details(self) -> bool:
         """Whether `image_url.detail` means anything."""
         return len(self.defaults) > 1
@@ -288,68 +297,3 @@ def setting_keys(processor_kwargs: Mapping[str, object]) -> list[str]:
     nested = [v for v in processor_kwargs.values() if isinstance(v, Mapping)]
     scopes = [processor_kwargs, *nested]
     return [key for scope in scopes for key in scope if key.startswith(PREFIX)]
-
-
-def num_tower_layers(hf_config: Any) -> int:
-    """How many layers of the vision tower run."""
-    return tower_of(hf_config).num_layers(hf_config)
-
-
-def ranking_layers(hf_config: Any) -> list[int]:
-    """Layers of the tower whose attention can rank the cells of a whole partition.
-
-    All that run; in Qwen2.5-VL those of `fullatt_block_indexes` alone. Its other layers
-    attend within windows, so a query and a key of two windows were never compared.
-    """
-    whole = getattr(hf_config.vision_config, "fullatt_block_indexes", None)
-    if whole is not None:
-        return sorted(int(layer) for layer in whole)
-    return [*range(num_tower_layers(hf_config))]
-
-
-def unsupported_tower(hf_config: Any) -> tuple[str, object, str] | None:
-    """Why this model's tower cannot be read, or None.
-
-    As the arguments of a `HiredConfigError`, so that each refusal is a new one.
-    """
-    model_type = tower_type(hf_config)
-    tower = TOWERS.get(model_type)
-    if tower is None:
-        return (
-            "vision_config.model_type",
-            model_type,
-            f"vllm_hired can read the towers {', '.join(TOWERS)}; serve this model "
-            "without hired_* settings",
-        )
-    version = getattr(hf_config, "ps_version", tower.ps_version)
-    if tower.ps_version is not None and version != tower.ps_version:
-        return (
-            "ps_version",
-            version,
-            f'with a budget it must be "{tower.ps_version}", which keeps cells in the '
-            "order of rows",
-        )
-    if tower.feature_strategy is None:
-        return None
-    strategy = hf_config.vision_feature_select_strategy
-    if strategy != tower.feature_strategy:
-        return (
-            "vision_feature_select_strategy",
-            strategy,
-            f'with a budget it must be "{tower.feature_strategy}", which gives all '
-            f"patches of a {model_type} and nothing else",
-        )
-    layer = hf_config.vision_feature_layer
-    if not isinstance(layer, int):
-        return (
-            "vision_feature_layer",
-            layer,
-            "with a budget it must be one layer, not a list of layers",
-        )
-    if num_tower_layers(hf_config) < 1:
-        return (
-            "vision_feature_layer",
-            layer,
-            "no layer of the vision tower runs, so there is no attention to read",
-        )
-    return None

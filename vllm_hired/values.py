@@ -1,7 +1,6 @@
 """Values of settings: each is read as its user wrote it, or refused by name, as a
 `HiredConfigError`."""
 
-import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 from fractions import Fraction
@@ -44,7 +43,8 @@ def read_fraction(setting: str, value: object, allowed: str) -> Fraction:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise HiredConfigError(setting, value, allowed)
-    if not math.isfinite(value) or not 0 <= value <= 1:
+    # NaN lies in no range.
+    if not 0 <= value <= 1:
         raise HiredConfigError(setting, value, allowed)
     # str(float()) and not value: a numpy float prints its type too.
     return Fraction(str(float(value)))

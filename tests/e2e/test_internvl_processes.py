@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from tests.conftest import MakeEngine, WriteInternVLCheckpoint
+from tests.conftest import INTERNVL_FORMATS, MakeEngine, WriteInternVLCheckpoint
 from tests.e2e.test_internvl import (
     BUDGETS,
     MEDIA,
@@ -13,13 +13,13 @@ from tests.e2e.test_internvl import (
     told_apart,
 )
 from tests.engine import answers
-from tests.internvl import FORMATS, internvl_kept_digest, internvl_prompt
+from tests.internvl import internvl_kept_digest, internvl_prompt
 from tests.processes import TWO_RANKS, Processes, answer
 
 pytestmark = pytest.mark.matrix
 
 
-@pytest.mark.parametrize("model_type", FORMATS)
+@pytest.mark.parametrize("model_type", INTERNVL_FORMATS)
 def test_two_ranks_keep_what_one_keeps(
     make_internvl: WriteInternVLCheckpoint, make_engine: MakeEngine, model_type: str
 ) -> None:

@@ -104,7 +104,7 @@ def check_engine(args: EngineArgs, model_config: ModelConfig) -> None:
 
         check_adaptive(args)
         wrap_async_llm()
-    if any(map(hired.is_active, hired.defaults)):
+    if hired.drops_by_default:
         check_processor(model_config)
 
 
@@ -133,14 +133,30 @@ def refused_option(
     return None
 
 
+OTHER_POSITIONS = (
+    "not with a budget for this model: a part of a batch would get the positions of "
+    "another part"
+)
+
 DRAFTERS_OF_TEXT = ("ngram", "ngram_gpu", "suffix")
 """Methods of speculative decoding that never see an image's rows."""
+
+
+def speculation(args: EngineArgs) -> dict[str, Any]:
+    """`--speculative-config` with what `--spec-method` and the like say.
+
+    vLLM joins them later, in `EngineArgs.create_speculative_config`.
+    """
+    short = {"method": args.spec_method, "model": args.spec_model}
+    short["num_speculative_tokens"] = args.spec_tokens
+    given = {key: value for key, value in short.items() if value is not None}
+    return {**(args.speculative_config or {}), **given}
 
 
 def refused_mrope_option(args: EngineArgs) -> tuple[str, object, str] | None:
     """An option under which kept tokens would lose their positions, as the arguments of
     a `HiredConfigError`."""
-    drafter = args.speculative_config or {}
+    drafter = speculation(args)
     refusals: tuple[tuple[str, object, bool, str], ...] = (
         (
             "pipeline_parallel_size",
@@ -153,9 +169,9 @@ def refused_mrope_option(args: EngineArgs) -> tuple[str, object, str] | None:
             "enable_dbo",
             args.enable_dbo,
             bool(args.enable_dbo),
-            "not with a budget for this model: half a batch would get the positions of "
-            "the other half",
+            OTHER_POSITIONS,
         ),
+        ("ubatch_size", args.ubatch_size, args.ubatch_size > 1, OTHER_POSITIONS),
         (
             "video_pruning_rate",
             args.video_pruning_rate,

@@ -100,6 +100,12 @@ def check_adaptive(args: EngineArgs) -> None:
         ),
         (args.disable_log_stats, WITHOUT_STATISTICS),
         (
+            args.mm_processor_cache_gb == 0 and args.enable_prefix_caching is False,
+            "not with --mm-processor-cache-gb 0 and --no-enable-prefix-caching "
+            "together: vLLM then gives an image another name each time, and it would "
+            "not keep its step",
+        ),
+        (
             args.kv_transfer_config is not None or args.ec_transfer_config is not None,
             "not with --kv-transfer-config or --ec-transfer-config: servers that hand "
             "an image on must give it the same budget, and each would choose by its "

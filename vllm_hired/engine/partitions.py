@@ -41,7 +41,7 @@ class HiredPartitionsInfoMixin(HiredProcessingInfoMixin):
 
     @override
     def get_image_size_with_most_features(self) -> ImageSize:
-        if not self.hired.is_active(self.hired.max_budget):
+        if not self.hired.drops_by_default:
             return super().get_image_size_with_most_features()
         return self._largest_image()[-1]
 

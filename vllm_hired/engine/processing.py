@@ -6,7 +6,7 @@ and `engine.grids` say what differs; `engine.models` puts them together.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -32,6 +32,8 @@ from vllm_hired.engine.adaptive import AdaptiveBudgets
 from vllm_hired.engine.budgets import (
     IMAGE_BUDGETS,
     BudgetedItems,
+    DummyInputs,
+    dummy_budget,
     image_budgets,
     image_hashes,
     places_without_budget,
@@ -43,11 +45,6 @@ from vllm_hired.engine.obstacles import HiredObstaclesMixin
 from vllm_hired.engine.refusals import refuse_empty_images
 from vllm_hired.errors import HiredConfigError
 from vllm_hired.layouts import ImageSizeError, Layout
-
-
-@dataclass
-class DummyInputs(ProcessorInputs):
-    """Of vLLM's own profiling, which no counter shall see."""
 
 
 class HiredMultiModalProcessorMixin(HiredObstaclesMixin):
@@ -135,10 +132,10 @@ class HiredMultiModalProcessorMixin(HiredObstaclesMixin):
         mm_counts: Mapping[str, int],
         mm_options: MultiModalDummyOptions,
     ) -> ProcessorInputs:
-        """Asks for `hired_max_budget`, the most that a request can."""
+        """At the budget of `dummy_budget`."""
         inputs = super().get_dummy_inputs(seq_len, mm_counts, mm_options)
-        budget = {"hired_budget": float(self.info.hired.max_budget)}
-        return DummyInputs(**{**vars(inputs), "hf_processor_mm_kwargs": budget})
+        kwargs = {"hired_budget": float(dummy_budget(self.info.hired))}
+        return DummyInputs(**{**vars(inputs), "hf_processor_mm_kwargs": kwargs})
 
     @override
     def _get_cache_missing_items(

@@ -59,6 +59,8 @@ class HiredProcessingInfoMixin(BaseProcessingInfo):
         self, seq_len: int, mm_counts: Mapping[str, int]
     ) -> Mapping[str, int] | None:
         stock = super().get_mm_max_tokens_per_item(seq_len, mm_counts)
-        if not self.hired.is_active(self.hired.max_budget):
+        # Where it is None, vLLM counts the dummy image's, which is not the largest at a
+        # largest budget of 1.0; see `budgets.dummy_budget`.
+        if not self.hired.drops_by_default:
             return stock
         return {**(stock or {}), "image": self.most_image_tokens()}

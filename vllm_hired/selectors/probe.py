@@ -135,8 +135,15 @@ class GuardedSelector(Selector):
         try:
             selection = self.inner.select(observation, layout, kept, alpha)
             cells, rows = selection.cells, selection.rows
-            if cells.shape != (kept,) or (rows is not None and len(rows) != kept):
+            if cells.shape != (kept,):
                 raise ValueError(f"it gives {tuple(cells.shape)}, not ({kept},) cells")
+            features = observation.quantities.get("features")
+            if rows is not None and features is not None:
+                shape = (kept, features.shape[-1])
+                if rows.shape != shape:
+                    raise ValueError(f"it gives rows {tuple(rows.shape)}, not {shape}")
+                # Rows that a method computed in float32 would not fit the projector.
+                rows = rows.to(features.dtype)
         except Exception:
             name = type(self.inner).__name__
             logger.exception("%s failed on an image; uniform takes its place", name)

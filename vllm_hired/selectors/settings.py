@@ -3,7 +3,6 @@
 A field `alpha` of the method `scope` is the setting `hired_scope_alpha`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -34,7 +33,8 @@ class Number:
         allowed = f"a number in [{self.low:g}, {self.high:g}]"
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise HiredConfigError(key, value, allowed)
-        if not math.isfinite(value) or not self.low <= value <= self.high:
+        # NaN lies in no range.
+        if not self.low <= value <= self.high:
             raise HiredConfigError(key, value, allowed)
         return float(value)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_hired.budget import KeptCount
-from vllm_hired.config import num_tower_layers
 from vllm_hired.layouts import Layout
 from vllm_hired.layouts.base import merge_side, patches_per_side, side_of
 from vllm_hired.tools.grid_cost import grid_flops
 from vllm_hired.towers import tower_of
+from vllm_hired.towers.support import num_tower_layers
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
 """Bytes of a number in the KV cache."""

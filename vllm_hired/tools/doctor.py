@@ -16,18 +16,17 @@ from importlib.util import find_spec
 from typing import Any
 
 from vllm_hired import __version__
-from vllm_hired.config import (
-    HiredConfig,
-    given_settings,
-    num_tower_layers,
-    ranking_layers,
-    unsupported_tower,
-)
+from vllm_hired.config import HiredConfig, given_settings
 from vllm_hired.errors import HiredConfigError
 from vllm_hired.layouts import image_layout, largest_image_sizes
 from vllm_hired.selectors import SELECTORS, selector_names
 from vllm_hired.tools.checkpoint import CheckpointError, read_plain_config
 from vllm_hired.towers import tower_of, tower_type
+from vllm_hired.towers.support import (
+    num_tower_layers,
+    ranking_layers,
+    unsupported_tower,
+)
 
 PACKAGES = ("vllm", "torch", "transformers")
 WIDTH = 88

@@ -12,7 +12,6 @@ from transformers import InternVLVisionConfig, InternVLVisionModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from typing_extensions import override
 
-from vllm_hired.config import num_tower_layers
 from vllm_hired.layouts import image_layout
 from vllm_hired.layouts.base import merge_side, partition_side, patches_per_side
 from vllm_hired.layouts.internvl import tile_limits
@@ -20,6 +19,7 @@ from vllm_hired.tools.inspect.partitions import PartitionsTower
 from vllm_hired.tools.inspect.tower import SeenImage, by_channel
 from vllm_hired.towers.merged import block_rows, measured_cells
 from vllm_hired.towers.observation import Observation, Quantity
+from vllm_hired.towers.support import num_tower_layers
 
 
 class InternVLTower(PartitionsTower):

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from transformers import AutoModel
 from typing_extensions import override
 
-from vllm_hired.config import num_tower_layers
 from vllm_hired.layouts import image_layout
 from vllm_hired.tools.inspect.tower import InspectedTower, SeenImage, by_channel
 from vllm_hired.towers import tower_of
 from vllm_hired.towers.observation import QUANTITIES, Observation, Quantity
 from vllm_hired.towers.reading import observations
+from vllm_hired.towers.support import num_tower_layers
 
 
 class PartitionsTower(InspectedTower):
