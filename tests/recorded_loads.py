@@ -14,7 +14,7 @@ from benchmarks.server import SMALL_MODEL, campaign_server
 
 RECORDED = Path(__file__).parent / "recorded_loads.json"
 SETTINGS = {"floor": "0.1", "ceiling": "0.8", "queue": 4}
-RATES = (2.0, 40.0, 5.0)
+RATES = (2.0, 40.0, 6.0, 7.0)
 """Requests per second of each burst."""
 
 

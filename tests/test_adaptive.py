@@ -179,9 +179,6 @@ def test_choices_are_a_function_of_images_and_loads(
         assert chosen == taken[image]
 
 
-@pytest.mark.skipif(
-    not RECORDED.exists(), reason="python -m tests.recorded_loads was not run yet"
-)
 def test_recorded_bursts_are_answered_as_they_were() -> None:
     """Loads that a server has seen (`tests/recorded_loads.py`), each with a new image,
     and what it chose."""

@@ -11,7 +11,9 @@ import pytest
 from safetensors.torch import load_file
 
 from benchmarks.parity import compare
-from random_checkpoints.llava import small, write_checkpoint
+from benchmarks.server import SMALL_MODEL
+from benchmarks.soak import Room, mixture
+from random_checkpoints.llava import SHAPES, small, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -91,13 +93,15 @@ def test_throughput(tmp_path: Path) -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.matrix
 def test_gpu_writes_one_report(tmp_path: Path) -> None:
     """Of its shortest measurements; the others have tests of their own above."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--quick", *TINY]
     command += ["--device", "cpu", "--out", str(tmp_path), "--only"]
     done = subprocess.run(
-        [*command, "parity", "overhead"], capture_output=True, text=True, check=False
+        [*command, "parity", "overhead", "soak"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     report = (tmp_path / "report.md").read_text()
     assert done.returncode == 0, report + done.stderr[-3000:]
@@ -107,6 +111,7 @@ def test_gpu_writes_one_report(tmp_path: Path) -> None:
     (row,) = json.loads((tmp_path / "parity.json").read_text())["raw"]
     assert row["same answers"] == row["same prompts"] == row["questions"] == 7
     assert "## overhead" in report
+    assert "8 of 8" in report[report.index("## soak") :]
 
 
 @pytest.mark.matrix
@@ -118,6 +123,20 @@ def test_gpu_reports_what_fails(tmp_path: Path) -> None:
     report = (tmp_path / "report.md").read_text()
     assert "FAILED: doctor, latency" in report
     assert "latency.log ends:" in report
+
+
+def test_a_soak_fits_the_model(tmp_path: Path) -> None:
+    """Two images where its context holds them, and a cache that few requests fit in."""
+    assert Room.of(SMALL_MODEL) == Room(images=2, context=1024)
+    folder = write_checkpoint(tmp_path, SHAPES["llava-next-7b"], seed=None)
+    room = Room.of(str(folder))
+    # Of 4,096 positions one image takes more than a half.
+    assert room.images == 1
+    assert room.context % 32 == 0
+    assert 1024 < room.context <= 4096
+    assert f"--max-model-len {room.context}" in room.options
+    for body in mixture(40, 0, (0.2,), most_images=1):
+        assert str(body).count("data:image") <= 1
 
 
 def test_parity_finds_a_difference() -> None:
