@@ -241,6 +241,7 @@ def test_selection_equals_the_oracle_at_real_sizes(height: int, width: int) -> N
         check_selection(case, rho, alpha, seed, 2**20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_selection_equals_the_oracle_on_softmax_scores(seed: int) -> None:
     """Whose last bits are rounded before they become tile weights."""

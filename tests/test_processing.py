@@ -140,6 +140,7 @@ def test_the_processor_is_loaded_once_for_all_budgets(front_end: FrontEnd) -> No
     assert len(processors) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

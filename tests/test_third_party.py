@@ -80,6 +80,11 @@ class Float32Rows(UniformSelector):
         return Selection(cells, observation.features.flatten(0, 1)[cells].float())
 
 
+class OutOfMemory(Selector):
+    def select(self, observation: Any, layout: Any, kept: int, alpha: Any) -> Selection:
+        raise torch.OutOfMemoryError("on purpose")
+
+
 class Raises(Selector):
     def select(self, observation: Any, layout: Any, kept: int, alpha: Any) -> Selection:
         raise ZeroDivisionError("on purpose")
@@ -153,6 +158,14 @@ def test_whatever_a_method_does_the_count_holds(method: type[Selector]) -> None:
         assert selection.cells.shape == (kept,)
         assert int(selection.cells.min()) >= 0
         assert int(selection.cells.max()) < layout.num_cells
+
+
+def test_ranks_do_not_part_where_one_runs_out_of_memory() -> None:
+    layout = Layout(4, 6, 2, 1, 0, 1, 8, 4)
+    with pytest.raises(torch.OutOfMemoryError):
+        GuardedSelector(OutOfMemory()).select(
+            made_up_observation(layout), layout, 10, HALF
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -127,6 +127,7 @@ def test_selection_equals_the_oracle(name: str, where: str) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf, 0.0, 1e-42, 3e38])

@@ -119,7 +119,8 @@ class GuardedSelector(Selector):
     """A method of another package: whatever it does, the count holds.
 
     vLLM's engine ends with an exception in a model's forward. A method that raises or
-    gives another count than asked for is replaced by `uniform` for that image.
+    gives another count than asked for is replaced by `uniform` for that image. Running
+    out of memory is not caught.
     """
 
     def __init__(self, inner: Selector) -> None:
@@ -144,6 +145,9 @@ class GuardedSelector(Selector):
                     raise ValueError(f"it gives rows {tuple(rows.shape)}, not {shape}")
                 # Rows that a method computed in float32 would not fit the projector.
                 rows = rows.to(features.dtype)
+        except torch.OutOfMemoryError:
+            # One tensor-parallel rank alone may, and would keep other cells.
+            raise
         except Exception:
             name = type(self.inner).__name__
             logger.exception("%s failed on an image; uniform takes its place", name)
