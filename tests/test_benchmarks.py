@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from benchmarks import soak
 from benchmarks.parity import compare
 from benchmarks.server import SMALL_MODEL
 from benchmarks.soak import Room, mixture
@@ -125,16 +126,18 @@ def test_gpu_reports_what_fails(tmp_path: Path) -> None:
     assert "latency.log ends:" in report
 
 
-def test_a_soak_fits_the_model(tmp_path: Path) -> None:
-    """Two images where its context holds them, and a cache that few requests fit in."""
+def test_a_soak_fits_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images where its context holds them."""
     assert Room.of(SMALL_MODEL) == Room(images=2, context=1024)
-    folder = write_checkpoint(tmp_path, SHAPES["llava-next-7b"], seed=None)
-    room = Room.of(str(folder))
-    # Of 4,096 positions one image takes more than a half.
-    assert room.images == 1
-    assert room.context % 32 == 0
-    assert 1024 < room.context <= 4096
-    assert f"--max-model-len {room.context}" in room.options
+    folder = str(write_checkpoint(tmp_path, SHAPES["llava-next-7b"], seed=None))
+    assert Room.of(folder).images == 2
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 4096
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    # Of 2,928 tokens.
+    monkeypatch.setattr(soak, "SIZES", ((672, 672),))
+    assert Room.of(folder) == Room(images=1, context=98 * 32)
+    assert "--max-model-len 3136" in Room.of(folder).options
     for body in mixture(40, 0, (0.2,), most_images=1):
         assert str(body).count("data:image") <= 1
 
