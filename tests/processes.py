@@ -11,6 +11,8 @@ from multiprocessing import get_context
 from typing import Any, Self
 from unittest import mock
 
+import psutil
+
 from tests.engine import answers, prompt, start_engine
 
 STOCK = {"VLLM_PLUGINS": ""}
@@ -48,9 +50,16 @@ class Processes:
 
     def __exit__(self, *_: object) -> None:
         for executor in self.executors.values():
-            # Engines of two ranks take a minute to stop in good order.
-            executor.submit(os._exit, 0)
+            executor.submit(end)
             executor.shutdown()
+
+
+def end() -> None:
+    """Ends this process and those that its engines have started, since engines of two
+    ranks take a minute to stop in good order, and some outlive whoever started them."""
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+    os._exit(0)
 
 
 def answer(

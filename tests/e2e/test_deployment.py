@@ -16,11 +16,9 @@ from tests.engine import answers, noise_image, prompt
 from tests.front_end import FrontEnd
 from tests.processes import (
     ENGINE_APART,
-    STOCK,
     TWO_RANKS,
     Processes,
     answer,
-    refusal,
 )
 
 HIRED: dict[str, Any] = {"hf_overrides": {"hired_budget": 0.2}}
@@ -98,22 +96,6 @@ def test_the_processor_cache_in_shared_memory(
             **HIRED,
         )
     assert token_ids(shared) == token_ids(alone) * 2
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize("environment", [{}, STOCK], ids=["plugin", "stock"])
-def test_pipeline_parallel_on_a_cpu(
-    checkpoint: Path, environment: dict[str, str]
-) -> None:
-    """Stock vLLM does not start either."""
-    with Processes() as processes:
-        said = processes(
-            ENGINE_APART | TWO_RANKS | environment,
-            refusal,
-            str(checkpoint),
-            pipeline_parallel_size=2,
-        )
-    assert "Engine core initialization failed" in said
 
 
 def test_sleep_mode_on_a_cpu(checkpoint: Path) -> None:
