@@ -2,10 +2,12 @@
 
 import math
 from fractions import Fraction
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
+from packaging.version import Version
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
@@ -14,6 +16,9 @@ from tests.front_end import FrontEnd
 from vllm_hired.layouts.qwen_vl import grid_layout
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+
+QWEN3_IS_HFS = Version(version("vllm")) >= Version("0.32")
+"""Whether vLLM's own tower of Qwen3-VL gives what HF's gives."""
 
 FRAMES_PER_SECOND = 2.0
 

@@ -5,15 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-import vllm
-from packaging.version import Version
 from vllm import LLM, SamplingParams
 
 from tests.conftest import MakeEngine, WriteQwenCheckpoint
 from tests.e2e.test_generation import MAX_TOKENS, generate
 from tests.engine import ENGINE_OPTIONS, processed
 from tests.inspections import check_kept_as_by_engine
-from tests.qwen import kept_count, qwen_prompt
+from tests.qwen import QWEN3_IS_HFS, kept_count, qwen_prompt
 from tests.qwen_reference import QwenReference
 from vllm_hired.budget import kept_count as package_count
 from vllm_hired.engine.inputs import item_layout
@@ -30,7 +28,7 @@ FAMILIES = [
     pytest.param(
         "qwen3_vl",
         marks=pytest.mark.skipif(
-            Version(vllm.__version__) < Version("0.32"),
+            not QWEN3_IS_HFS,
             reason="this vLLM's own tower of Qwen3-VL is not HF's",
         ),
     ),
