@@ -33,7 +33,9 @@ def token_ids(found: dict[str, Any]) -> list[list[int]]:
 def test_replicas_answer_alike(checkpoint: Path, tmp_path: Path) -> None:
     """Data parallel of two behind two front ends: whichever is asked, the same."""
     (tmp_path / "llava-next").symlink_to(checkpoint)
+    cores = TWO_RANKS["VLLM_CPU_OMP_THREADS_BIND"]
     command = (
+        f"VLLM_CPU_OMP_THREADS_BIND='{cores}' "
         "vllm serve llava-next --hf-overrides hired_budget=0.2 "
         f"--data-parallel-size 2 --api-server-count 2 {OPTIONS}"
     )
