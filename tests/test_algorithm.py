@@ -264,6 +264,7 @@ def test_selection_equals_the_oracle_on_softmax_scores(seed: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SELECTORS)
 @pytest.mark.parametrize(
     "poison", [float("nan"), float("inf"), -float("inf"), 0.0, 1e-42, 3e38]

@@ -174,6 +174,7 @@ def test_videos_keep_their_tokens_and_do_not_count(
         assert counts["kept"] == image.get_num_embeds()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

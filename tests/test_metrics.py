@@ -58,6 +58,7 @@ def cache_of(kind: str, front_end: FrontEnd) -> Iterator[Any]:
         yield MultiModalProcessorOnlyCache(front_end.config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["processor_only", "shm"])
 def test_images_count_once_a_request_cached_or_not(
     front_end: FrontEnd, kind: str

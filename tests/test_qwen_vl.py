@@ -155,6 +155,7 @@ def test_videos_keep_their_tokens_and_do_not_count(
         assert lengths[0.2] == lengths[1.0] == 2 * 3 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
