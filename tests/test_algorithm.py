@@ -230,6 +230,7 @@ def test_selection_equals_the_oracle(
     check_selection(case, rho, alpha, seed, levels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width"), [(672, 672), (300, 1000), (2560, 1669), (171, 152)]
 )

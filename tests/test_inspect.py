@@ -58,6 +58,7 @@ def test_the_tower_sees_what_the_servers_sees(checkpoint: Path, tmp_path: Path) 
             assert torch.equal(tiles, seen.partitions), path.name
 
 
+@pytest.mark.slow
 def test_a_tower_without_cls(make_checkpoint: WriteCheckpoint) -> None:
     """Methods that look at [CLS] attention are left out, unless told otherwise."""
     folder = str(make_checkpoint(**NO_CLS["siglip"]))
@@ -103,6 +104,7 @@ def test_the_picture_shows_kept_cells_and_dims_others(
     assert Image.open(both).height == 2 * pixels["1"].shape[0]
 
 
+@pytest.mark.slow
 def test_sharded_checkpoints_and_newer_names(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +152,7 @@ def damaged(checkpoint: Path, folder: Path, change: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "model", "options", "said"),
     [

@@ -112,6 +112,7 @@ def test_counts_of_any_images_at_any_budget_cached_or_not(
         assert uncached["mm_hashes"] == inputs["mm_hashes"]
 
 
+@pytest.mark.slow
 def test_without_dropping_inputs_are_stocks(internvl: Path) -> None:
     """Same hashes, same fields, same pixels whether unset, 1.0, or asked for."""
     plain = front_end_of(internvl)

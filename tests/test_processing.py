@@ -45,6 +45,7 @@ def real_front_end(make_checkpoint: WriteCheckpoint) -> FrontEnd:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), BUG_SIZES)
 def test_counts_on_sizes_that_upstream_got_wrong(
     real_front_end: FrontEnd, height: int, width: int
