@@ -8,7 +8,8 @@ differences are paired with HiRED as it is by default.
     python -m benchmarks.ablation --model checkpoints/llava-next-tiny
 """
 
-from collections.abc import Iterator
+import argparse
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -18,7 +19,6 @@ from unittest import mock
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
-from vllm import LLM
 
 from benchmarks.accuracy import (
     Array,
@@ -28,8 +28,8 @@ from benchmarks.accuracy import (
     right,
     start_answering,
 )
-from benchmarks.harness import make_parser, model_of, write_results
-from vllm_hired.config import SETTINGS
+from benchmarks.harness import forget, make_parser, model_of, write_results
+from vllm_hired.config import SETTINGS, HiredConfig
 from vllm_hired.selectors import make_selector, read_method
 from vllm_hired.tools.tables import Row
 from vllm_hired.towers.attention import Measure, cls_attention
@@ -43,16 +43,29 @@ DEFAULT: Variant = ("nothing", "-")
 
 
 def variants(model: Any) -> list[Variant]:
-    """The default first, then all that differs from it in one thing."""
-    hired = model.hired
+    """Of every layer and head of a running model with a CLIP tower."""
     layers = range(len(model.vision_tower.vision_model.encoder.layers))
     heads = range(model.config.vision_config.num_attention_heads)
+    return one_changed(model.hired, layers, layers, heads)
+
+
+def one_changed(
+    hired: HiredConfig,
+    init_layers: Iterable[int],
+    final_layers: Iterable[int],
+    heads: Iterable[int] = (),
+) -> list[Variant]:
+    """The default first, then all that differs from it in one thing."""
     return [
         DEFAULT,
         ("split among tiles", "even"),
         *(("alpha", a) for a in ALPHAS if a != hired.alpha),
-        *(("init layer", layer) for layer in layers if layer != hired.init_layer),
-        *(("final layer", layer) for layer in layers if layer != hired.final_layer),
+        *(("init layer", layer) for layer in init_layers if layer != hired.init_layer),
+        *(
+            ("final layer", layer)
+            for layer in final_layers
+            if layer != hired.final_layer
+        ),
         *(("one head", head) for head in heads),
     ]
 
@@ -100,12 +113,6 @@ def selecting_by(model: Any, name: str) -> Iterator[None]:
         yield
 
 
-def forget(llm: LLM) -> None:
-    """Empties the caches, whose keys know nothing of what is changed here."""
-    llm.llm_engine.reset_encoder_cache()
-    assert llm.reset_prefix_cache()
-
-
 def rows_of(found: dict[tuple[Variant, float], Array]) -> list[Row]:
     budgets = list(dict.fromkeys(budget for _, budget in found))
     return [
@@ -149,6 +156,20 @@ def draw(found: dict[tuple[Variant, float], Array]) -> Figure:
     return figure
 
 
+def write_found(
+    args: argparse.Namespace,
+    name: str,
+    title: str,
+    found: dict[tuple[Variant, float], Array],
+) -> None:
+    """Writes the result files of a name."""
+    raw = [
+        {"changed": what, "to": value, "budget": budget, "right": as_digits(values)}
+        for ((what, value), budget), values in found.items()
+    ]
+    write_results(args, name, {title: rows_of(found)}, raw, draw(found))
+
+
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--scenes", type=int, default=200, help="default: 200")
@@ -166,11 +187,7 @@ def main() -> None:
                 forget(llm)
                 found[variant, budget] = right(llm, samples, budget)
     title = f"Right answers on {args.scenes} held-out scenes, 95% intervals"
-    raw = [
-        {"changed": what, "to": value, "budget": budget, "right": as_digits(values)}
-        for ((what, value), budget), values in found.items()
-    ]
-    write_results(args, "ablation", {title: rows_of(found)}, raw, draw(found))
+    write_found(args, "ablation", title, found)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,12 @@ def model_of(llm: LLM) -> Any:
     return model
 
 
+def forget(llm: LLM) -> None:
+    """Empties the caches, whose keys know nothing of what a benchmark changes."""
+    llm.llm_engine.reset_encoder_cache()
+    assert llm.reset_prefix_cache()
+
+
 class Stopwatch:
     """Seconds of each of chosen calls, by name. Waits for the device around each."""
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import accuracy, harness, overhead
-from benchmarks.ablation import forget, selecting_by
-from benchmarks.harness import make_parser, now, spread, write_results
+from benchmarks.ablation import selecting_by
+from benchmarks.harness import forget, make_parser, now, spread, write_results
 from training.tiny.data import TASKS
 from vllm_hired.budget import kept_count
 from vllm_hired.config import SETTINGS

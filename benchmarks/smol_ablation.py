@@ -12,40 +12,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.ablation import (
-    ALPHAS,
-    DEFAULT,
-    Variant,
-    changed,
-    draw,
-    forget,
-    rows_of,
-)
-from benchmarks.accuracy import as_digits
-from benchmarks.harness import make_parser, model_of, start_engine, write_results
-from benchmarks.smol_accuracy import ENGINE, Kept, remember_partitions, right
+from benchmarks.ablation import changed, one_changed, write_found
+from benchmarks.harness import make_parser, model_of, start_engine
+from benchmarks.smol_accuracy import ENGINE, Kept, remember_partitions, right_or_kept
 from training.smol.evaluate import SEED, trials
-from vllm_hired.config import HiredConfig
 
 TASKS = ("presence", "naming", "place", "counting")
 """Reading was not learnt."""
-
-
-def variants(
-    hired: HiredConfig, init_layers: list[int], final_layers: list[int]
-) -> list[Variant]:
-    """The default first, then all that differs from it in one thing."""
-    return [
-        DEFAULT,
-        ("split among tiles", "even"),
-        *(("alpha", a) for a in ALPHAS if a != hired.alpha),
-        *(("init layer", layer) for layer in init_layers if layer != hired.init_layer),
-        *(
-            ("final layer", layer)
-            for layer in final_layers
-            if layer != hired.final_layer
-        ),
-    ]
 
 
 def main() -> None:
@@ -67,28 +40,19 @@ def main() -> None:
     kept = Kept(Path("out/smol-ablation.jsonl"), [args.model, SEED, [*TASKS]])
     steps = [
         (variant, budget)
-        for variant in variants(model.hired, args.init_layers, args.final_layers)
+        for variant in one_changed(model.hired, args.init_layers, args.final_layers)
         for budget in args.budgets
     ]
     results = {}
     for variant, budget in tqdm(steps, desc="ablation"):
         name = " ".join(map(str, variant))
-        values = kept.read(name, budget, len(found))
-        if values is None:
-            with changed(model, variant):
-                forget(llm)
-                values = right(llm, found, budget)
-            kept.write(name, budget, values)
-        results[variant, budget] = values
+        change = changed(model, variant)
+        results[variant, budget] = right_or_kept(kept, llm, found, change, name, budget)
     title = (
         f"Right answers on {args.trials} held-out photographs, {', '.join(TASKS)}; "
         "95% intervals"
     )
-    raw = [
-        {"changed": what, "to": value, "budget": budget, "right": as_digits(values)}
-        for ((what, value), budget), values in results.items()
-    ]
-    write_results(args, "smol-ablation", {title: rows_of(results)}, raw, draw(results))
+    write_found(args, "smol-ablation", title, results)
 
 
 if __name__ == "__main__":

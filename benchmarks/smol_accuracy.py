@@ -13,6 +13,7 @@ The tower encodes each partition once, for all methods and budgets; nothing is t
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 from vllm import LLM, SamplingParams
 
-from benchmarks.ablation import forget, selecting_by
+from benchmarks.ablation import selecting_by
 from benchmarks.accuracy import (
     Array,
     accuracy_rows,
@@ -32,7 +33,13 @@ from benchmarks.accuracy import (
     draw,
     most_usual,
 )
-from benchmarks.harness import make_parser, model_of, start_engine, write_results
+from benchmarks.harness import (
+    forget,
+    make_parser,
+    model_of,
+    start_engine,
+    write_results,
+)
 from training.smol.evaluate import (
     KINDS,
     MOST_NEW_TOKENS,
@@ -131,6 +138,24 @@ def right(llm: LLM, found: list[Trial], budget: float) -> Array:
     return np.array(same, dtype=float).reshape(len(found), -1)
 
 
+def right_or_kept(
+    kept: Kept,
+    llm: LLM,
+    found: list[Trial],
+    change: AbstractContextManager[None],
+    name: str,
+    budget: float,
+) -> Array:
+    """What is kept of `name`, or else found out under `change` and kept."""
+    values = kept.read(name, budget, len(found))
+    if values is None:
+        with change:
+            forget(llm)
+            values = right(llm, found, budget)
+        kept.write(name, budget, values)
+    return values
+
+
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--trials", type=int, default=200, help="default: 200")
@@ -154,13 +179,8 @@ def main() -> None:
     steps = [("stock", 1.0), *((n, b) for n in names for b in args.budgets if b < 1)]
     results = {}
     for name, budget in tqdm(steps, desc="accuracy"):
-        values = kept.read(name, budget, len(found))
-        if values is None:
-            with selecting_by(model, "hired" if name == "stock" else name):
-                forget(llm)
-                values = right(llm, found, budget)
-            kept.write(name, budget, values)
-        results[name, budget] = values
+        change = selecting_by(model, "hired" if name == "stock" else name)
+        results[name, budget] = right_or_kept(kept, llm, found, change, name, budget)
     answered = np.array(truth(found)).reshape(len(found), -1)
     blind = most_usual(answered)
     tables = {

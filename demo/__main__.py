@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 from vllm import LLM, SamplingParams
 
-from benchmarks.ablation import forget
+from benchmarks.harness import forget
 from benchmarks.provenance import provenance
 from training.smol.assemble import TILE, assemble
 from training.smol.evaluate import MOST_NEW_TOKENS, Trial, trials

@@ -1,6 +1,6 @@
 """Writes Qwen-VL checkpoints with random weights, or none, in the published layout.
 
-The dimensions are the caller's choice; see `qwen_configs`.
+The dimensions are the caller's choice; see `qwen_vl_configs`.
 """
 
 import json

@@ -303,11 +303,9 @@ def test_what_is_refused_at_start_up(
 def test_a_rank_for_each_image_where_vllm_sets_it_back(
     make_internvl: WriteInternVLCheckpoint,
 ) -> None:
-    front_end = front_end_of(
-        make_internvl("internvl"),
-        hf_overrides={"hired_budget": 0.2},
-        mm_encoder_tp_mode="data",
-    )
+    folder, overrides = make_internvl("internvl"), {"hired_budget": 0.2}
+    front_end = front_end_of(folder, hf_overrides=overrides, mm_encoder_tp_mode="data")
     multimodal = front_end.config.get_multimodal_config()
     assert multimodal.mm_encoder_tp_mode == "weights"
-    assert front_end(IMAGE)
+    plain = front_end_of(folder, hf_overrides=overrides)
+    assert num_kept(front_end(IMAGE)) == num_kept(plain(IMAGE))

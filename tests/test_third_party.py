@@ -70,6 +70,14 @@ class WrongRows(UniformSelector):
         return Selection(cells, torch.zeros(kept, 3))
 
 
+class TooFewRows(UniformSelector):
+    """Without a look at features, which tell how wide a row is."""
+
+    def select(self, observation: Any, layout: Any, kept: int, alpha: Any) -> Selection:
+        cells = super().select(observation, layout, kept, alpha).cells
+        return Selection(cells, torch.zeros(kept - 1, 3))
+
+
 class Float32Rows(UniformSelector):
     """As a method that computes in float32, and leaves it at that."""
 
@@ -158,6 +166,14 @@ def test_whatever_a_method_does_the_count_holds(method: type[Selector]) -> None:
         assert selection.cells.shape == (kept,)
         assert int(selection.cells.min()) >= 0
         assert int(selection.cells.max()) < layout.num_cells
+
+
+def test_rows_are_counted_where_features_are_not_seen() -> None:
+    layout = Layout(4, 6, 2, 1, 0, 1, 8, 4)
+    observation = Observation(made_up_observation(layout).device, {})
+    selection = GuardedSelector(TooFewRows()).select(observation, layout, 10, HALF)
+    assert selection.rows is None
+    assert selection.cells.shape == (10,)
 
 
 def test_ranks_do_not_part_where_one_runs_out_of_memory() -> None:

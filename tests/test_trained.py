@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import AutoProcessor
 from vllm import LLM
 
-from benchmarks.ablation import changed, forget, of_one_head, variants
+from benchmarks.ablation import changed, of_one_head, variants
 from benchmarks.accuracy import Array, answers, held_out, requests_of, right
-from benchmarks.harness import RESULTS, model_of
+from benchmarks.harness import RESULTS, forget, model_of
 from tests.conftest import MakeEngine
 from tests.engine import processed
 from tests.reference import Reference

@@ -136,7 +136,7 @@ class GuardedSelector(Selector):
         try:
             selection = self.inner.select(observation, layout, kept, alpha)
             cells, rows = selection.cells, selection.rows
-            if cells.shape != (kept,):
+            if cells.shape != (kept,) or (rows is not None and len(rows) != kept):
                 raise ValueError(f"it gives {tuple(cells.shape)}, not ({kept},) cells")
             features = observation.quantities.get("features")
             if rows is not None and features is not None:
