@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
@@ -21,8 +20,8 @@ from random_checkpoints.internvl_configs import (
     internvl_config,
     processor_files,
 )
-from random_checkpoints.llava import random_model
 from random_checkpoints.tokenizer import byte_level_tokenizer
+from random_checkpoints.weights import random_model, save_tensors, with_prefix
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -93,24 +92,20 @@ def write_internvl_checkpoint(
 def save_internvl_weights(folder: Path, model: Any, model_type: str) -> None:
     """Writes an HF model's weights under their published names."""
     weights = {
-        published_name(name): tensor.contiguous()
-        for name, tensor in model.state_dict().items()
+        published_name(name): tensor for name, tensor in model.state_dict().items()
     }
     if model_type == "internvl_chat":
         weights = chat_weights(weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(folder, weights)
 
 
 def published_name(name: str) -> str:
     """A weight's name in published checkpoints of HF's format, from HF's in memory."""
-    name = name.removeprefix("model.")
-    for inner, published in (
+    prefixes = (
         ("language_model.", "language_model.model."),
         ("lm_head.", "language_model.lm_head."),
-    ):
-        if name.startswith(inner):
-            return published + name.removeprefix(inner)
-    return name
+    )
+    return with_prefix(name.removeprefix("model."), prefixes)
 
 
 CHAT_NAMES = (

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
-    AutoModelForImageTextToText,
     CLIPImageProcessor,
     CLIPVisionConfig,
     LlavaConfig,
@@ -28,6 +26,7 @@ from transformers import (
 )
 
 from random_checkpoints.tokenizer import byte_level_tokenizer
+from random_checkpoints.weights import random_model, save_tensors, with_prefix
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() }}: "
@@ -259,43 +258,25 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int | None = 0) -> Path:
     return folder
 
 
-def random_model(config: Any, seed: int) -> Any:
-    with torch.random.fork_rng():
-        # Vectors stay as HF draws them, from the global generator.
-        torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(config)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            # Wide enough for peaked attention and for logits that differ clearly.
-            scale = 1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5
-            with torch.no_grad():
-                parameter.normal_(0.0, scale, generator=generator)
-    return model
-
-
 def save_weights(folder: Path, model: Any, dtype: torch.dtype | None = None) -> None:
     """Writes an HF model's weights under their published names, in their own dtype
     unless another is given."""
     tower = model.config.vision_config.model_type
     weights = {
-        published_name(name, tower): tensor.to(dtype).contiguous()
+        published_name(name, tower): tensor.to(dtype)
         for name, tensor in model.state_dict().items()
         if not name.endswith("position_ids")
     }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(folder, weights)
 
 
 def published_name(name: str, tower: str) -> str:
     """A weight's name in published LLaVA checkpoints, from HF's in memory."""
-    name = name.removeprefix("model.")
     level = "" if tower == "pixtral" else "vision_model."
-    for inner, published in (
+    prefixes = (
         ("vision_tower.vision_model.", "vision_tower.vision_model."),
         ("vision_tower.", f"vision_tower.{level}"),
         ("language_model.", "language_model.model."),
         ("lm_head.", "language_model.lm_head."),
-    ):
-        if name.startswith(inner):
-            return published + name.removeprefix(inner)
-    return name
+    )
+    return with_prefix(name.removeprefix("model."), prefixes)

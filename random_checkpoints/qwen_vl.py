@@ -7,10 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from random_checkpoints.llava import random_model
 from random_checkpoints.qwen_vl_configs import (
     IS_NESTED,
     QwenShape,
@@ -18,6 +16,7 @@ from random_checkpoints.qwen_vl_configs import (
     qwen_config,
 )
 from random_checkpoints.tokenizer import byte_level_tokenizer
+from random_checkpoints.weights import random_model, save_tensors, with_prefix
 
 SPECIAL_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
@@ -73,21 +72,16 @@ def save_qwen_weights(folder: Path, model: Any) -> None:
     transposed, as they are published."""
     is_third = model.config.model_type in IS_NESTED
     weights = {
-        name if is_third else published_name(name): tensor.mT.contiguous()
+        name if is_third else published_name(name): tensor.mT
         if ".experts." in name
-        else tensor.contiguous()
+        else tensor
         for name, tensor in model.state_dict().items()
     }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(folder, weights)
 
 
 def published_name(name: str) -> str:
     """A weight's name in Qwen2-VL's and Qwen2.5-VL's checkpoints, from HF's in memory;
     Qwen3-VL's are the same."""
-    for inner, published in (
-        ("model.visual.", "visual."),
-        ("model.language_model.", "model."),
-    ):
-        if name.startswith(inner):
-            return published + name.removeprefix(inner)
-    return name
+    prefixes = (("model.visual.", "visual."), ("model.language_model.", "model."))
+    return with_prefix(name, prefixes)

@@ -7,6 +7,7 @@ hands tests out to them.
 from __future__ import annotations
 
 import os
+import shutil
 
 # Before vLLM, whose model runner it picks.
 from tests.runners import CORES
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from random_checkpoints.internvl import write_internvl_checkpoint
 from random_checkpoints.internvl_configs import small_internvl
@@ -196,6 +198,21 @@ def caplog_vllm(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureF
 
 
 expect_refusal = partial(pytest.raises, HiredConfigError)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    assert path is not None, f"`make test` installs one of {BROWSERS}"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox"]
+        )
+        yield browser
+        browser.close()
 
 
 SLOW_FIXTURES = {"make_engine", "server", "browser", "trained", "distributions"}

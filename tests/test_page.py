@@ -1,21 +1,17 @@
-"""The page of `vllm-hired inspect`, as written and as a browser draws it."""
+"""What the page of `vllm-hired inspect` says is kept, as written and as drawn."""
 
 import base64
 import json
-import re
-import shutil
 import zlib
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
-from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Page
 from transformers import AutoConfig
 
 from tests.conftest import (
@@ -23,76 +19,17 @@ from tests.conftest import (
     WriteCheckpoint,
     WriteInternVLCheckpoint,
 )
+from tests.pages import PHOTOGRAPHS, open_page, selected, shown, wait_until_drawn
 from vllm_hired.config import SETTINGS, HiredConfig
 from vllm_hired.layouts import Layout
 from vllm_hired.selectors import SELECTORS, make_selector
 from vllm_hired.selectors.probe import made_up_observation
-from vllm_hired.tools.cli import main
 from vllm_hired.tools.inspect.choices import ALPHAS, BUDGETS
 from vllm_hired.tools.inspect.inspection import Inspection, inspect_image
 from vllm_hired.tools.inspect.page import render_page
 from vllm_hired.tools.inspect.picture import LEAST_SIDE, draw_inspection
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
 MERGING = ("visionzip", "prumerge_plus")
-
-TILES = ["Tile 1", "Tile 2", "Tile 3", "Tile 4"]
-
-
-def photograph(name: str) -> Image.Image:
-    return Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
-
-
-PHOTOGRAPHS = {
-    "astronaut": photograph("astronaut"),
-    "coffee": photograph("coffee"),
-    "text": photograph("text").resize((1200, 360)),
-}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert path is not None, f"`make test` installs one of {BROWSERS}"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox"]
-        )
-        yield browser
-        browser.close()
-
-
-def open_page(
-    browser: Browser, folder: Path, image: Image.Image, tmp_path: Path, *options: str
-) -> Page:
-    image.save(tmp_path / "photo.png")
-    out = tmp_path / "page.html"
-    arguments = [str(folder), str(tmp_path / "photo.png"), "-o", str(out)]
-    assert main(["inspect", *arguments, *options]) == 0
-    page = browser.new_page()
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: problems.append(request.url))
-    page.goto(out.as_uri())
-    wait_until_drawn(page)
-    # Nothing but the file itself and pictures inside it.
-    assert [p for p in problems if p != out.as_uri() and p[:5] != "data:"] == []
-    return page
-
-
-def wait_until_drawn(page: Page) -> None:
-    """What Python chose is unpacked after the page has loaded."""
-    expect(page.locator("#count-kept")).not_to_be_empty()
-
-
-def selected(inspection: Inspection, **settings: object) -> torch.Tensor:
-    """`[P * N]` bool: what the selector keeps."""
-    hired = HiredConfig.from_hf_config(inspection.configured(settings))
-    kept = torch.zeros(inspection.layout.num_cells, dtype=torch.bool)
-    kept[inspection.select(hired)] = True
-    return kept
-
 
 PAGES: dict[str, tuple[str, str, dict[str, object]]] = {
     "2 x 2 tiles": ("llava_next", "astronaut", {}),
@@ -304,124 +241,3 @@ def test_any_layout_is_drawn(
     factor = -(-LEAST_SIDE // shape[-1])
     kept = selected(inspection, **given)
     assert is_red.sum() == kept.sum() * (8 * factor) ** 2
-
-
-def test_without_tiles(
-    browser: Browser, make_checkpoint: WriteCheckpoint, tmp_path: Path
-) -> None:
-    folder = make_checkpoint(**ARCHITECTURES["llava"])
-    page = open_page(browser, folder, PHOTOGRAPHS["coffee"], tmp_path)
-    assert shown(page, "count-kept") == str(64 // 5)
-    assert page.locator("[data-tile]").count() == 0
-    assert page.locator("#alpha").is_disabled()
-    page.close()
-
-
-def shown(page: Page, what: str) -> str:
-    return page.locator(f"#{what}").inner_text()
-
-
-def test_by_keyboard(browser: Browser, checkpoint: Path, tmp_path: Path) -> None:
-    """Each step of a slider shows the counts that Python gives."""
-    image = PHOTOGRAPHS["coffee"]
-    page = open_page(browser, checkpoint, image, tmp_path, "--budget", "0.4", "0.43")
-    inspection = inspect_image(str(checkpoint), "coffee", image, {})
-    layout = inspection.layout
-    stock = layout.num_stock_tokens
-
-    def assert_shows(**settings: float) -> None:
-        kept = selected(inspection, **settings).view(layout.num_partitions, -1)
-        assert shown(page, "count-kept") == str(int(kept.sum()))
-        assert shown(page, "count-stock") == str(stock)
-        assert shown(page, "count-dropped") == str(stock - int(kept.sum()))
-        amounts = page.locator("#shares .amount").all_inner_texts()
-        counts = zip(kept.sum(dim=1), layout.partition_capacities, strict=True)
-        assert amounts == [f"{count} of {capacity}" for count, capacity in counts]
-
-    page.focus("#budget")
-    for budget in (0.43, 0.45, 0.5, 0.6):
-        page.keyboard.press("ArrowRight")
-        assert shown(page, "budget-value") == f"{100 * budget:g}%"
-        assert_shows(hired_budget=budget)
-    page.focus("#alpha")
-    page.keyboard.press("Home")
-    assert_shows(hired_budget=0.6, hired_alpha=0.0)
-    page.focus("#budget")
-    page.keyboard.press("End")
-    assert shown(page, "count-kept") == str(stock)
-    assert "Nothing is dropped" in shown(page, "count-note")
-    page.wait_for_url(re.compile("#budget=100&alpha=0&"))
-    page.reload()
-    wait_until_drawn(page)
-    assert shown(page, "budget-value") == "100%"
-    page.locator("#whole-panel canvas").focus()
-    page.keyboard.press("ArrowLeft")
-    first = re.search(r"first kept at ([\d.]+)%", shown(page, "cell"))
-    assert first
-    assert selected(inspection, hired_budget=float(first[1]) / 100, hired_alpha=0.0)[0]
-    page.close()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_at_phone_width_nothing_is_cut_off(
-    browser: Browser, checkpoint: Path, tmp_path: Path, scheme: Any
-) -> None:
-    page = open_page(browser, checkpoint, PHOTOGRAPHS["text"], tmp_path)
-    page.emulate_media(color_scheme=scheme)
-    page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.close()
-
-
-def test_page_and_picture_number_tiles_alike(
-    browser: Browser, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same names for the same tiles: each has the same count in both."""
-    image = PHOTOGRAPHS["coffee"]
-    page = open_page(browser, checkpoint, image, tmp_path)
-    listed = page.locator("#shares li").all()
-    on_page = [
-        (row.locator("strong").inner_text(), row.locator(".amount").inner_text())
-        for row in listed
-    ]
-    assert [name for name, _ in on_page] == ["Thumbnail", *TILES]
-    # By keyboard to the first cell of each tile's column and row.
-    page.locator("#canvas-panel canvas").focus()
-    pointed = []
-    for keys in (["Home", "PageUp"], ["End"], ["Home", "PageDown"], ["End"]):
-        for key in keys:
-            page.keyboard.press(key)
-        pointed.append(page.locator("#cell b").inner_text())
-    assert pointed == TILES
-    page.close()
-
-    captions: list[str] = []
-    draw_text = ImageDraw.ImageDraw.text
-
-    def record(draw: Any, place: Any, text: str, *rest: Any, **options: Any) -> None:
-        captions.append(text)
-        draw_text(draw, place, text, *rest, **options)
-
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
-    arguments = [str(checkpoint), str(tmp_path / "photo.png")]
-    assert main(["inspect", *arguments, "-o", str(tmp_path / "kept.png")]) == 0
-    in_picture = [
-        (name.capitalize(), counts.removesuffix(" cells"))
-        for name, _, counts in (caption.partition(": ") for caption in captions[1:])
-    ]
-    assert in_picture == on_page
-
-
-def test_a_name_cannot_end_the_script(
-    browser: Browser, checkpoint: Path, tmp_path: Path
-) -> None:
-    name = "</script><b id=broken>.png"
-    inspection = inspect_image(str(checkpoint), name, PHOTOGRAPHS["coffee"], {})
-    hired = HiredConfig.from_hf_config(inspection.configured({"hired_budget": 0.2}))
-    (tmp_path / "page.html").write_text(render_page(inspection, [hired]))
-    page = browser.new_page()
-    page.goto((tmp_path / "page.html").as_uri())
-    wait_until_drawn(page)
-    assert page.locator("#broken").count() == 0
-    assert name in page.locator("header").inner_text()
-    page.close()
