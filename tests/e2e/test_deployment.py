@@ -81,6 +81,27 @@ def test_whole_towers_on_two_ranks(checkpoint: Path, make_engine: MakeEngine) ->
 
 
 @pytest.mark.matrix
+def test_two_stages_answer_as_one(
+    any_checkpoint: Path, make_engine: MakeEngine
+) -> None:
+    """Pipeline parallel: the tower and the first layers, then the others."""
+    llm = make_engine(any_checkpoint, hired_budget=0.2)
+    alone = answers(llm, [prompt(*sizes) for sizes in IMAGES], MAX_TOKENS)
+    with Processes() as processes:
+        stages = processes(
+            TWO_RANKS,
+            answer,
+            str(any_checkpoint),
+            REQUESTS,
+            MAX_TOKENS,
+            pipeline_parallel_size=2,
+            **HIRED,
+        )
+    assert stages["inputs"] == alone["inputs"]
+    assert token_ids(stages) == token_ids(alone)
+
+
+@pytest.mark.matrix
 def test_the_processor_cache_in_shared_memory(
     checkpoint: Path, make_engine: MakeEngine
 ) -> None:

@@ -1,4 +1,4 @@
-"""Two ranks with InternVL, in processes of their own."""
+"""Two ranks or stages with InternVL, in processes of their own."""
 
 from functools import partial
 
@@ -46,4 +46,30 @@ def test_two_ranks_keep_what_one_keeps(
     assert pair["digests"] == [digest] * 2
     assert told_apart(pair)["inputs"] == told_apart(alone)["inputs"]
     for one, two in zip(alone["outputs"], pair["outputs"], strict=True):
+        assert one["token_ids"] == two["token_ids"]
+
+
+@pytest.mark.parametrize("model_type", INTERNVL_FORMATS)
+def test_two_stages_answer_as_one(
+    make_internvl: WriteInternVLCheckpoint, make_engine: MakeEngine, model_type: str
+) -> None:
+    """Pipeline parallel: the tower and the first layers, then the others."""
+    checkpoint = make_internvl(model_type)
+    make = partial(internvl_prompt, model_type)
+    llm = make_engine(checkpoint, **BUDGETS, **options_of(model_type))
+    alone = answers(llm, [make(*media) for media in MEDIA], STOCK_TOKENS)
+    with Processes() as processes:
+        stages = processes(
+            TWO_RANKS,
+            answer,
+            str(checkpoint),
+            [(media, None) for media in MEDIA],
+            STOCK_TOKENS,
+            make=make,
+            pipeline_parallel_size=2,
+            hf_overrides=BUDGETS,
+            **options_of(model_type),
+        )
+    assert told_apart(stages)["inputs"] == told_apart(alone)["inputs"]
+    for one, two in zip(alone["outputs"], stages["outputs"], strict=True):
         assert one["token_ids"] == two["token_ids"]
