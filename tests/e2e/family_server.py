@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.server import as_url
-from tests.e2e.test_server import Server, expected_counters
+from tests.e2e.server import Server, expected_counters
 
 COMMAND = (
     "vllm serve model --hf-overrides hired_budget=0.2 --trust-request-mm-kwargs "

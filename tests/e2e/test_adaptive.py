@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.server import CHAT, as_url, chat_body
 from tests.conftest import WriteCheckpoint
-from tests.e2e.test_server import Server, serving
+from tests.e2e.server import Server, serving
 from tests.engine import noise_image
 
 LADDER = ("1.0", "0.585", "0.342", "0.2")

@@ -10,8 +10,9 @@ import requests
 
 from benchmarks.server import as_url
 from tests.conftest import MakeEngine
+from tests.e2e.server import serving
 from tests.e2e.test_processes import IMAGES, REQUESTS
-from tests.e2e.test_server import OPTIONS, serving
+from tests.e2e.test_server import OPTIONS
 from tests.engine import answers, noise_image, prompt
 from tests.front_end import FrontEnd
 from tests.processes import (

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.accuracy import held_out
 from demo.__main__ import CHECKPOINT as SMOL
 from demo.__main__ import large_scenes
-from tests.e2e.test_server import Server, serving
+from tests.e2e.server import Server, serving
 from tests.test_docs import OFFLINE, ROOT, code
 from training.smol.assemble import assemble
 from training.tiny.model import CHECKPOINT

@@ -15,7 +15,7 @@ from tests.e2e.family_server import (
     check_metrics,
     check_usage,
 )
-from tests.e2e.test_server import Server, serving
+from tests.e2e.server import Server, serving
 from tests.engine import noise_image
 from tests.qwen import QwenFrontEnd
 

@@ -4,9 +4,6 @@ import base64
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +12,17 @@ import requests
 from openai import OpenAI
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from transformers import AutoConfig
 
 from benchmarks.hostile import SILENCE, run_campaign
 from benchmarks.hostile_requests import attacks
 from benchmarks.server import (
-    CHAT,
-    RunningServer,
     as_url,
-    chat_body,
     data_url,
-    running_server,
 )
 from benchmarks.soak import mixture, soak
-from tests import oracle
 from tests.conftest import ARCHITECTURES, WriteCheckpoint
+from tests.e2e.server import Server, expected_counters, serving
 from tests.engine import noise_image
-from tests.reference import layout_of
 
 COMMANDS = {
     "llava_next": "vllm serve --model llava-next --hf-overrides hired_budget=0.2",
@@ -49,67 +40,6 @@ OPTIONS = (
     "--block-size 32 --num-gpu-blocks-override 34"
 )
 DASHBOARD = Path(__file__).parents[2] / "docs/dashboards/vllm-hired.json"
-
-
-@dataclass
-class Server(RunningServer):
-    """With what its checkpoint says of counts."""
-
-    checkpoint: Path
-
-    @cached_property
-    def hf_config(self) -> Any:
-        return AutoConfig.from_pretrained(self.checkpoint)
-
-    def kept(self, image: Image.Image, budget: str = "0.2") -> int:
-        """By the oracle."""
-        return oracle.count(layout_of(self.hf_config, image), budget, None)
-
-    def stock(self, image: Image.Image) -> int:
-        return layout_of(self.hf_config, image).stock_tokens
-
-    def counters(self) -> dict[str, float]:
-        """Ours on `/metrics`, by their names without the prefix."""
-        return {
-            name.removeprefix("vllm_hired_"): value
-            for name, value in self.metrics().items()
-            if name.startswith("vllm_hired_")
-            and not name.endswith(("_bucket", "_created"))
-        }
-
-    def chat(self, *images: str, **options: Any) -> requests.Response:
-        """Asks what `chat_body` writes."""
-        body = chat_body(*images, **options)
-        return requests.post(f"{self.url}{CHAT}", json=body, timeout=60)
-
-    def prompt_tokens(self, *images: str, **extra: Any) -> int:
-        response = self.chat(*images, **extra)
-        assert response.status_code == 200, response.text
-        body = response.json()
-        assert body["choices"][0]["message"]["content"] is not None
-        return int(body["usage"]["prompt_tokens"])
-
-
-def expected_counters(kept: list[int], stock: int) -> dict[str, float]:
-    """After images of so many kept tokens each, and of `stock` without dropping."""
-    return {
-        "images_total": len(kept),
-        "visual_tokens_kept_total": sum(kept),
-        "visual_tokens_dropped_total": stock - sum(kept),
-        "kept_tokens_per_image_count": len(kept),
-        "kept_tokens_per_image_sum": sum(kept),
-    }
-
-
-@contextmanager
-def serving(command: str, folder: Path, checkpoint: Path) -> Iterator[Server]:
-    """A server that lives to the end and says what it serves."""
-    with running_server(command, folder) as running:
-        yield Server(**vars(running), checkpoint=checkpoint)
-        assert running.process.poll() is None, "the server died"
-    said = running.log.read_text()
-    (upstream,) = AutoConfig.from_pretrained(checkpoint).architectures
-    assert f"Hired{upstream}: hired_budget=0.2" in said
 
 
 @pytest.fixture(scope="module", params=COMMANDS)
