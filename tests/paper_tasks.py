@@ -1,11 +1,16 @@
-"""Task files for lmms-eval over scenes of the small model: no hub, no download."""
+"""Task files for lmms-eval over scenes of the small model: no hub, no download.
 
+    python -m tests.paper_tasks out/paper-tasks --scenes 100
+"""
+
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
+from benchmarks.accuracy import held_out
 from training.tiny.data import Question, Scene
 
 UTILS = '''"""What lmms-eval calls for each question."""
@@ -69,3 +74,17 @@ def write_task(folder: Path, task: str, data: Path, length: int | None) -> None:
         for name in ("doc_to_visual", "doc_to_text", "process_results")
     )
     (folder / f"{task}.yaml").write_text(yaml.safe_dump(plain) + functions)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="for --include of benchmarks.paper")
+    parser.add_argument("--scenes", type=int, default=100, help="default: 100")
+    args = parser.parse_args()
+    write_tasks(args.folder, held_out(args.scenes))
+
+
+if __name__ == "__main__":
+    main()
