@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from vllm_hired.config import SETTINGS
 from vllm_hired.selectors import SELECTORS
 
@@ -11,10 +13,15 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_measured_rows_come_from_the_result_files() -> None:
-    """The one table with figures, and the speed at real dimensions."""
-    table = (ROOT / "benchmarks/results/smol-tradeoff.md").read_text().split("\n\n")[-1]
-    assert table in README
+@pytest.mark.parametrize(
+    ("page", "result"), [("README.md", "smol-tradeoff"), ("docs/serving.md", "bursts")]
+)
+def test_a_table_is_the_result_files(page: str, result: str) -> None:
+    found = (ROOT / f"benchmarks/results/{result}.md").read_text()
+    assert found.split("\n\n")[-1] in (ROOT / page).read_text()
+
+
+def test_the_speed_at_real_dimensions_is_the_result_files() -> None:
     latency = json.loads((ROOT / "benchmarks/results/latency.json").read_text())
     (ratio,) = (
         row["stock / this"].split()[0]
