@@ -40,8 +40,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(checkout: Path) -> Iterator[Server]:
     (command,) = code(PAGE, "console", ".venv/bin/vllm serve")
     command = command.replace("\\\n", " ")
-    # Compiled, it would start later and say the same.
-    with serving(f"{command} --enforce-eager", checkout, checkout / SMOL) as server:
+    with serving(command, checkout, checkout / SMOL) as server:
         yield server
 
 
