@@ -1,6 +1,8 @@
 """Task files for lmms-eval over scenes of the small model: no hub, no download.
 
-python -m tests.paper_tasks out/paper-tasks --scenes 100
+`main` writes what `benchmarks.paper --include` takes.
+
+    python -m tests.paper_tasks out/paper-tasks --scenes 100
 """
 
 import argparse

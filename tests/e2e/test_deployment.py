@@ -25,6 +25,13 @@ from tests.processes import (
 HIRED: dict[str, Any] = {"hf_overrides": {"hired_budget": 0.2}}
 MAX_TOKENS = 12
 
+TWO_PROCESSES: dict[str, dict[str, Any]] = {
+    # "data", for which vLLM takes "weights" with LLaVA.
+    "whole towers": {"tensor_parallel_size": 2, "mm_encoder_tp_mode": "data"},
+    # The tower and the first layers, then the others.
+    "stages": {"pipeline_parallel_size": 2},
+}
+
 
 def token_ids(found: dict[str, Any]) -> list[list[int]]:
     return [output["token_ids"] for output in found["outputs"]]
@@ -63,43 +70,24 @@ def test_replicas_answer_alike(checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.matrix
-def test_whole_towers_on_two_ranks(checkpoint: Path, make_engine: MakeEngine) -> None:
-    """`--mm-encoder-tp-mode data`, for which vLLM takes "weights" with LLaVA."""
-    llm = make_engine(checkpoint, hired_budget=0.2)
+@pytest.mark.parametrize("way", TWO_PROCESSES)
+def test_two_ranks_answer_as_one(
+    any_checkpoint: Path, make_engine: MakeEngine, way: str
+) -> None:
+    llm = make_engine(any_checkpoint, hired_budget=0.2)
     alone = answers(llm, [prompt(*sizes) for sizes in IMAGES], MAX_TOKENS)
     with Processes() as processes:
         pair = processes(
             TWO_RANKS,
             answer,
-            str(checkpoint),
-            REQUESTS,
-            MAX_TOKENS,
-            tensor_parallel_size=2,
-            mm_encoder_tp_mode="data",
-            **HIRED,
-        )
-    assert token_ids(pair) == token_ids(alone)
-
-
-@pytest.mark.matrix
-def test_two_stages_answer_as_one(
-    any_checkpoint: Path, make_engine: MakeEngine
-) -> None:
-    """Pipeline parallel: the tower and the first layers, then the others."""
-    llm = make_engine(any_checkpoint, hired_budget=0.2)
-    alone = answers(llm, [prompt(*sizes) for sizes in IMAGES], MAX_TOKENS)
-    with Processes() as processes:
-        stages = processes(
-            TWO_RANKS,
-            answer,
             str(any_checkpoint),
             REQUESTS,
             MAX_TOKENS,
-            pipeline_parallel_size=2,
+            **TWO_PROCESSES[way],
             **HIRED,
         )
-    assert stages["inputs"] == alone["inputs"]
-    assert token_ids(stages) == token_ids(alone)
+    assert pair["inputs"] == alone["inputs"]
+    assert token_ids(pair) == token_ids(alone)
 
 
 @pytest.mark.matrix

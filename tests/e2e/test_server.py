@@ -15,10 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.hostile import SILENCE, run_campaign
 from benchmarks.hostile_requests import attacks
-from benchmarks.server import (
-    as_url,
-    data_url,
-)
+from benchmarks.server import as_url, data_url
 from benchmarks.soak import mixture, soak
 from tests.conftest import ARCHITECTURES, WriteCheckpoint
 from tests.e2e.server import Server, expected_counters, serving
