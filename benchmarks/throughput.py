@@ -160,6 +160,7 @@ def main() -> None:
     parser.add_argument("--output-tokens", type=int, default=8)
     parser.add_argument("--kv-tokens", type=int, default=8192)
     parser.add_argument("--block-size", type=int, default=128)
+    parser.add_argument("--name", default="throughput", help="of the result files")
     args = parser.parse_args()
     llm = start_engine(
         args,
@@ -175,7 +176,7 @@ def main() -> None:
         f"{args.size} images, {args.output_tokens} tokens out, a KV cache of "
         f"{args.kv_tokens} tokens"
     )
-    write_results(args, "throughput", {title: rows}, rows, draw(rows))
+    write_results(args, args.name, {title: rows}, rows, draw(rows))
 
 
 if __name__ == "__main__":
