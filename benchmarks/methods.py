@@ -1,16 +1,12 @@
-"""Every selection method at every budget: its cost beside the vision tower, and how
-many answers are right, through the engine.
+"""What every selection method costs beside the vision tower, at every budget.
 
-    python -m benchmarks.methods --model checkpoints/llava-next-tiny
+    python -m benchmarks.methods
 
 Costs are those of one 672x672 image at LLaVA-NeXT-7B's tower dimensions (2 x 2 tiles
-and a thumbnail, dummy weights), on this machine. Answers are those of `--model`, as in
-`benchmarks.accuracy`; without one, costs alone are measured. Costs want a quiet machine
-and answers take long, so `--keep-costs` adds answers to the costs of an earlier run.
+and a thumbnail, dummy weights), on this machine, which should be quiet.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import accumulate
@@ -22,10 +18,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks import accuracy, harness, overhead
-from benchmarks.ablation import selecting_by
-from benchmarks.harness import forget, make_parser, now, spread, write_results
-from training.tiny.data import TASKS
+from benchmarks import harness, overhead
+from benchmarks.harness import make_parser, now, spread, write_results
 from vllm_hired.budget import kept_count
 from vllm_hired.config import SETTINGS
 from vllm_hired.engine.capture import capture
@@ -171,80 +165,37 @@ def cost_rows(found: list[Row]) -> list[Row]:
     return rows
 
 
-def answers(args: argparse.Namespace) -> dict[tuple[str, float], Any]:
-    """By selector and budget, `[scenes, tasks]` of 0 and 1. One engine serves all."""
-    samples = accuracy.held_out(args.scenes)
-    llm = accuracy.start_answering(args, "hired")
-    model = harness.model_of(llm)
-    found = {("stock", 1.0): accuracy.right(llm, samples, 1.0)}
-    for name in tqdm(dict.fromkeys(["hired", *args.selectors]), desc="answers"):
-        with selecting_by(model, name):
-            for budget in args.budgets:
-                forget(llm)
-                found[name, budget] = accuracy.right(llm, samples, budget)
-    return found
-
-
-def draw(found: list[Row], right: dict[tuple[str, float], Any]) -> Figure:
-    """Right answers against the method's cost, a line a method, a point a budget."""
-    figure = Figure(figsize=(7, 4))
+def draw(found: list[Row]) -> Figure:
+    """A bar a method and budget."""
+    names = list(dict.fromkeys(cost["selector"] for cost in found))
+    budgets = list(dict.fromkeys(cost["budget"] for cost in found))
+    figure = Figure(figsize=(7, 0.4 * len(names) + 1))
     axes = figure.subplots()
-    names = dict.fromkeys(cost["selector"] for cost in found)
-    for number, name in enumerate(names):
-        own = [cost for cost in found if cost["selector"] == name]
-        across = [1000 * median(cost["method seconds"]) for cost in own]
-        up = [
-            100 * right[name, cost["budget"]].mean() if right else cost["kept"]
-            for cost in own
-        ]
-        # There are ten colours, and more methods.
-        axes.plot(across, up, marker="o^"[number // 10 % 2], label=name)
+    height = 0.8 / len(budgets)
+    for part, budget in enumerate(budgets):
+        own = [cost for cost in found if cost["budget"] == budget]
+        axes.barh(
+            [names.index(cost["selector"]) + height * part for cost in own],
+            [1000 * median(cost["method seconds"]) for cost in own],
+            height=height,
+            label=f"hired_budget={budget}",
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
     axes.set(xlabel="what the method adds to the tower (ms)", xscale="log")
-    axes.set_ylabel("right answers (%)" if right else "tokens kept")
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(fontsize="small")
     return figure
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--scenes", type=int, default=200, help="default: 200")
     parser.add_argument("--repeats", type=int, default=5, help="default: 5")
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS)
     parser.add_argument("--selectors", nargs="+", default=[*SELECTORS])
-    parser.add_argument(
-        "--keep-costs",
-        action="store_true",
-        help="those of methods.json in --out, instead of measuring them",
-    )
     args = parser.parse_args()
     title = f"What a method adds to the tower of {args.shape}, one {SIDE}x{SIDE} image"
-    if args.keep_costs:
-        known = json.loads((args.out / "methods.json").read_text())
-        found = known["raw"]["costs"]
-        measured = known["raw"].get("costs measured by", known)
-        measured = {key: measured[key] for key in ("command", "commit", "date")}
-        title += ", by `{command}` at commit {commit}, {date}".format(**measured)
-    else:
-        found, measured = costs(args), None
-    tables = {title: cost_rows(found)}
-    right = answers(args) if args.model else {}
-    if right:
-        title = f"Right answers of {args.model} on {args.scenes} held-out scenes"
-        tables[f"{title}, 95% intervals"] = accuracy.accuracy_rows(
-            right, [task.__name__ for task in TASKS]
-        )
-        tables["Paired differences in percent points, 95% intervals"] = (
-            accuracy.difference_rows(right)
-        )
-    raw = {
-        "costs": found,
-        **({"costs measured by": measured} if measured else {}),
-        "right": [
-            {"selector": name, "budget": budget, "right": accuracy.as_digits(values)}
-            for (name, budget), values in right.items()
-        ],
-    }
-    write_results(args, "methods", tables, raw, draw(found, right))
+    found = costs(args)
+    write_results(args, "methods", {title: cost_rows(found)}, found, draw(found))
 
 
 if __name__ == "__main__":

@@ -22,13 +22,11 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.harness import make_parser
-from random_checkpoints.llava import SHAPES, write_checkpoint
+from random_checkpoints.llava import SHAPES, small, write_checkpoint
 
 CHAT = "/v1/chat/completions"
 START_LIMIT_S = 1800
 STOP_LIMIT_S = 300
-SMALL_MODEL = "checkpoints/llava-next-tiny"
-"""What campaigns ask unless told otherwise."""
 
 
 @dataclass
@@ -131,18 +129,19 @@ def running_server(
 
 
 def campaign_parser(description: str | None) -> argparse.ArgumentParser:
-    """Arguments of every campaign: without `--shape` or `--model`, `SMALL_MODEL` is
-    asked."""
+    """Arguments of every campaign."""
     parser = make_parser(description)
     parser.set_defaults(shape=None, dtype="float32")
     return parser
 
 
 def campaign_model(args: argparse.Namespace) -> str:
-    """The checkpoint to ask. That of a `--shape` is written, with random weights."""
-    if args.shape is None:
-        return args.model or SMALL_MODEL
-    return str(write_checkpoint(Path("out") / args.shape, SHAPES[args.shape]))
+    """The checkpoint to ask. That of a `--shape` is written, with random weights;
+    without `--shape` and `--model`, that of the tests."""
+    if args.model is not None:
+        return args.model
+    shape = small() if args.shape is None else SHAPES[args.shape]
+    return str(write_checkpoint(Path("out") / (args.shape or "small"), shape))
 
 
 @contextmanager

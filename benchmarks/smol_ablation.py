@@ -1,24 +1,117 @@
-"""What each part of HiRED is worth on `llava-next-smol`: one setting changed at a time.
+"""What each part of HiRED is worth: the paper's Table 5, on `llava-next-smol`.
 
-Photographs, questions and intervals are those of `benchmarks.smol_accuracy`;
-differences are paired with HiRED as the checkpoint's own config has it.
+One setting is changed at a time, in a running engine: the thumbnail's share, the layers
+that attention is read from, and an even split among tiles. Photographs, questions and
+intervals are those of `benchmarks.smol_accuracy`; differences are paired with HiRED as
+the checkpoint's own config has it.
 
     python -m benchmarks.smol_ablation --model out/llava-next-smol --dtype float32
 
 Stopped, it goes on where it was when called again.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from benchmarks.ablation import changed, one_changed, write_found
-from benchmarks.harness import make_parser, model_of, start_engine
+from benchmarks.harness import make_parser, model_of, start_engine, write_results
+from benchmarks.intervals import Array, as_digits, interval
 from benchmarks.smol_accuracy import ENGINE, Kept, remember_partitions, right_or_kept
 from training.smol.evaluate import SEED, trials
+from vllm_hired.config import HiredConfig
+from vllm_hired.selectors import make_selector
+from vllm_hired.tools.tables import Row
 
 TASKS = ("presence", "naming", "place", "counting")
 """Reading was not learnt."""
+ALPHAS = (0, 0.25, 0.5, 0.75, 1)
+Variant = tuple[str, Any]
+"""What is changed, and to what."""
+DEFAULT: Variant = ("nothing", "-")
+
+
+def variants(
+    hired: HiredConfig, init_layers: Iterable[int], final_layers: Iterable[int]
+) -> list[Variant]:
+    """The default first, then all that differs from it in one thing."""
+    return [
+        DEFAULT,
+        ("split among tiles", "even"),
+        *(("alpha", a) for a in ALPHAS if a != hired.alpha),
+        *(("init layer", layer) for layer in init_layers if layer != hired.init_layer),
+        *(
+            ("final layer", layer)
+            for layer in final_layers
+            if layer != hired.final_layer
+        ),
+    ]
+
+
+@contextmanager
+def changed(model: Any, variant: Variant) -> Iterator[None]:
+    """The running model with one thing changed."""
+    what, value = variant
+    hired, selector = model.hired, model.selector
+    if what == "split among tiles":
+        selector = make_selector(value)
+    elif what == "alpha":
+        hired = replace(hired, alpha=Fraction(value))
+    elif what == "init layer":
+        hired = replace(hired, init_layer=value)
+    elif what == "final layer":
+        hired = replace(hired, final_layer=value)
+    with mock.patch.multiple(model, hired=hired, selector=selector):
+        yield
+
+
+def rows_of(found: dict[tuple[Variant, float], Array]) -> list[Row]:
+    budgets = list(dict.fromkeys(budget for _, budget in found))
+    return [
+        {
+            "changed": what,
+            "to": value,
+            **{
+                heading: text
+                for budget in budgets
+                for heading, text in (
+                    (f"right at {budget} (%)", interval(found[variant, budget])),
+                    (
+                        f"less the default at {budget}",
+                        interval(found[variant, budget] - found[DEFAULT, budget]),
+                    ),
+                )
+            },
+        }
+        for variant in dict.fromkeys(variant for variant, _ in found)
+        for what, value in [variant]
+    ]
+
+
+def draw(found: dict[tuple[Variant, float], Array]) -> Figure:
+    """A bar a variant and budget."""
+    names = list(dict.fromkeys(variant for variant, _ in found))
+    budgets = list(dict.fromkeys(budget for _, budget in found))
+    figure = Figure(figsize=(7, 0.3 * len(names) + 1))
+    axes = figure.subplots()
+    for part, budget in enumerate(budgets):
+        axes.barh(
+            [row + 0.35 * part for row in range(len(names))],
+            [100 * found[name, budget].mean() for name in names],
+            height=0.35,
+            label=f"hired_budget={budget}",
+        )
+    axes.set_yticks(range(len(names)), [f"{what} {value}" for what, value in names])
+    axes.invert_yaxis()
+    axes.set(xlabel="right answers (%)")
+    axes.legend()
+    return figure
 
 
 def main() -> None:
@@ -40,7 +133,7 @@ def main() -> None:
     kept = Kept(Path("out/smol-ablation.jsonl"), [args.model, SEED, [*TASKS]])
     steps = [
         (variant, budget)
-        for variant in one_changed(model.hired, args.init_layers, args.final_layers)
+        for variant in variants(model.hired, args.init_layers, args.final_layers)
         for budget in args.budgets
     ]
     results = {}
@@ -52,7 +145,11 @@ def main() -> None:
         f"Right answers on {args.trials} held-out photographs, {', '.join(TASKS)}; "
         "95% intervals"
     )
-    write_found(args, "smol-ablation", title, results)
+    raw = [
+        {"changed": what, "to": value, "budget": budget, "right": as_digits(values)}
+        for ((what, value), budget), values in results.items()
+    ]
+    write_results(args, "smol-ablation", {title: rows_of(results)}, raw, draw(results))
 
 
 if __name__ == "__main__":

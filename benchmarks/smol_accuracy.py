@@ -12,11 +12,13 @@ The tower encodes each partition once, for all methods and budgets; nothing is t
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -24,21 +26,20 @@ from torch import Tensor
 from tqdm import tqdm
 from vllm import LLM, SamplingParams
 
-from benchmarks.ablation import selecting_by
-from benchmarks.accuracy import (
-    Array,
-    accuracy_rows,
-    as_digits,
-    difference_rows,
-    draw,
-    most_usual,
-)
 from benchmarks.harness import (
     forget,
     make_parser,
     model_of,
     start_engine,
     write_results,
+)
+from benchmarks.intervals import (
+    Array,
+    accuracy_rows,
+    as_digits,
+    difference_rows,
+    draw,
+    most_usual,
 )
 from training.smol.evaluate import (
     KINDS,
@@ -48,7 +49,8 @@ from training.smol.evaluate import (
     trials,
     truth,
 )
-from vllm_hired.selectors import SELECTORS
+from vllm_hired.config import SETTINGS
+from vllm_hired.selectors import SELECTORS, make_selector, read_method
 from vllm_hired.towers.observation import QUANTITIES, Quantity
 from vllm_hired.towers.reading import ATTENTIONS, Reading, readings_for
 
@@ -121,6 +123,16 @@ class Kept:
         of = [*self.asked, selector, budget]
         with self.path.open("a") as lines:
             lines.write(json.dumps({"of": of, "right": as_digits(values)}) + "\n")
+
+
+@contextmanager
+def selecting_by(model: Any, name: str) -> Iterator[None]:
+    """The running model with another method."""
+    method = read_method(name, {}, SETTINGS)
+    hired = replace(model.hired, selector=name, method=method)
+    selector = make_selector(name, method)
+    with mock.patch.multiple(model, hired=hired, selector=selector):
+        yield
 
 
 def answers(llm: LLM, found: list[Trial], budget: float) -> list[str]:

@@ -20,8 +20,8 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from benchmarks.accuracy import plot_selector
 from benchmarks.harness import RESULTS
+from benchmarks.intervals import plot_selector
 from vllm_hired.tools.tables import Row, as_table
 
 

@@ -215,7 +215,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-SLOW_FIXTURES = {"make_engine", "server", "browser", "trained", "distributions"}
+SLOW_FIXTURES = {"make_engine", "server", "browser", "distributions"}
 """What uses one, searches for counterexamples or lives in `tests/e2e` is marked `slow`;
 a few mark themselves."""
 

@@ -1,4 +1,4 @@
-"""Task files for lmms-eval over scenes of the small model: no hub, no download.
+"""Task files for lmms-eval over photographs of `llava-next-smol`: no hub, no download.
 
 `main` writes what `benchmarks.paper --include` takes.
 
@@ -12,8 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.accuracy import held_out
-from training.tiny.data import Question, Scene
+from training.smol.evaluate import MOST_NEW_TOKENS, Trial, trials
 
 UTILS = '''"""What lmms-eval calls for each question."""
 
@@ -30,11 +29,11 @@ def process_results(doc, results):
     return {"exact_match": float(results[0].strip() == doc["answer"])}
 '''
 
-LENGTHS = {"scenes": 12, "scenes_cut": 1, "scenes_open": None}
+LENGTHS = {"scenes": MOST_NEW_TOKENS, "scenes_cut": 1, "scenes_open": None}
 """Task -> `max_new_tokens` in its file; None leaves it out."""
 
 
-def write_tasks(folder: Path, samples: Sequence[tuple[Scene, list[Question]]]) -> Path:
+def write_tasks(folder: Path, asked: Sequence[Trial]) -> Path:
     """The tasks of `LENGTHS`, of the same questions, and `scenes_lost`, without data.
 
     Returns:
@@ -43,17 +42,18 @@ def write_tasks(folder: Path, samples: Sequence[tuple[Scene, list[Question]]]) -
     data = folder / "data/test"
     data.mkdir(parents=True)
     lines = []
-    for number, (scene, questions) in enumerate(samples):
-        for question in questions:
+    for number, trial in enumerate(asked):
+        for query in trial:
+            question = query.question
             name = f"{number:04}-{question.task}.png"
-            scene.image.save(data / name)
+            query.image.save(data / name)
             doc = {"question": question.text, "answer": question.answer}
             lines.append(json.dumps({"file_name": name, **doc}))
     (data / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "utils.py").write_text(UTILS)
     for task, length in LENGTHS.items():
         write_task(folder, task, data.parent, length)
-    write_task(folder, "scenes_lost", folder / "nowhere", 12)
+    write_task(folder, "scenes_lost", folder / "nowhere", MOST_NEW_TOKENS)
     return folder
 
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="for --include of benchmarks.paper")
     parser.add_argument("--scenes", type=int, default=100, help="default: 100")
     args = parser.parse_args()
-    write_tasks(args.folder, held_out(args.scenes))
+    write_tasks(args.folder, trials(args.scenes, kinds=["scene"]))
 
 
 if __name__ == "__main__":

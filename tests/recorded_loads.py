@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from benchmarks.bursts import OPTIONS, arrivals, bodies, burst, recorded_loads
-from benchmarks.server import SMALL_MODEL, campaign_server
+from benchmarks.server import campaign_model, campaign_server
 
 RECORDED = Path(__file__).parent / "recorded_loads.json"
 SETTINGS = {"floor": "0.1", "ceiling": "0.8", "queue": 4}
@@ -20,8 +20,9 @@ RATES = (2.0, 40.0, 6.0, 7.0)
 
 def main() -> None:
     args = argparse.Namespace(
-        model=SMALL_MODEL, dtype="float32", device="cpu", size=(224, 224)
+        model=None, shape=None, dtype="float32", device="cpu", size=(224, 224)
     )
+    args.model = campaign_model(args)
     args.output_tokens = 16
     overrides = (
         "hired_budget={floor},hired_max_budget={ceiling},hired_adaptive=true,"

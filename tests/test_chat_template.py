@@ -10,9 +10,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.renderers import ChatParams, renderer_from_config
 
 from random_checkpoints.llava import CHAT_TEMPLATE
-from tests.conftest import WriteCheckpoint
 from tests.engine import noise_image
-from training.tiny.model import CHECKPOINT
 
 IMAGE = {"type": "image"}
 
@@ -47,22 +45,17 @@ CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["committed", "written"])
-def folder(make_checkpoint: WriteCheckpoint, request: pytest.FixtureRequest) -> Path:
-    return CHECKPOINT if request.param == "committed" else make_checkpoint()
-
-
 @pytest.fixture(scope="module")
-def renderer(folder: Path) -> Any:
+def renderer(checkpoint: Path) -> Any:
     """vLLM's, without an engine behind it."""
-    arguments = EngineArgs(str(folder), max_model_len=1024)
+    arguments = EngineArgs(str(checkpoint), max_model_len=1024)
     return renderer_from_config(arguments.create_engine_config())
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_images_come_first_in_transformers(folder: Path, case: str) -> None:
+def test_images_come_first_in_transformers(checkpoint: Path, case: str) -> None:
     messages, expected = CASES[case]
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(checkpoint)
     chat = processor.apply_chat_template(messages, add_generation_prompt=True)
     assert chat == expected
 
@@ -83,6 +76,6 @@ def test_images_come_first_in_vllm(renderer: Any, case: str) -> None:
     assert prompt["prompt"] == expected
 
 
-def test_every_stored_template_is_the_same(folder: Path) -> None:
-    assert AutoProcessor.from_pretrained(folder).chat_template == CHAT_TEMPLATE
-    assert AutoTokenizer.from_pretrained(folder).chat_template == CHAT_TEMPLATE
+def test_every_stored_template_is_the_same(checkpoint: Path) -> None:
+    assert AutoProcessor.from_pretrained(checkpoint).chat_template == CHAT_TEMPLATE
+    assert AutoTokenizer.from_pretrained(checkpoint).chat_template == CHAT_TEMPLATE

@@ -20,7 +20,7 @@ from vllm_hired.selectors import SELECTORS, make_selector
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     str(path.relative_to(ROOT))
-    for folder in (".", "docs", "benchmarks", "examples", "checkpoints/llava-next-tiny")
+    for folder in (".", "docs", "benchmarks", "examples", "checkpoints/llava-next-smol")
     for path in (ROOT / folder).glob("*.md")
 )
 LITERAL = "vllm serve --model llava-next --hf-overrides hired_budget=0.2"

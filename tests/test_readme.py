@@ -40,22 +40,15 @@ def test_every_method_is_in_the_table() -> None:
 
 def test_the_methods_table_is_the_result_files() -> None:
     results = json.loads((ROOT / "benchmarks/results/methods.json").read_text())
-    costs, answers, _ = results["tables"].values()
-    right = {
-        row["selector"]: row["all tasks (%)"]
-        for row in answers
-        if row["budget"] in (0.2, 1.0)
-    }
+    (costs,) = results["tables"].values()
     page = (ROOT / "docs/benchmarks.md").read_text()
     page = page[: page.index("## A small model with real parts")]
     rows = [line for line in page.splitlines() if re.search(r"^\| `\w+` \| \d", line)]
     assert rows == [
-        f"| `{row['selector']}` | {row['method (ms)']} | {row['peak (MiB)']} "
-        f"| {right[row['selector']]} |"
+        f"| `{row['selector']}` | {row['method (ms)']} | {row['peak (MiB)']} |"
         for row in costs
         if row["budget"] == 0.2
     ]
-    assert f"stock has {right['stock'].replace(' ', '% ', 1)}" in page
 
 
 def test_the_small_models_table_is_the_result_files() -> None:

@@ -7,9 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from vllm import LLM, SamplingParams
 
-from benchmarks.smol_accuracy import Kept, remember_partitions
+from benchmarks.harness import forget, model_of
+from benchmarks.smol_ablation import changed, variants
+from benchmarks.smol_accuracy import Kept, remember_partitions, selecting_by
 from benchmarks.smol_tradeoff import draw, joined, seconds_by_budget, shares
+from tests.engine import processed, prompt
+from vllm_hired.layouts import image_layout
+from vllm_hired.selectors import SELECTORS
 from vllm_hired.towers.attention import cls_attention, summed_keys
 from vllm_hired.towers.reading import Reading
 
@@ -112,3 +118,54 @@ def test_a_partition_is_encoded_once_and_is_what_it_was() -> None:
         assert measured.keys() == {"init_attention"}
         assert torch.equal(measured["init_attention"], layer + pixels.sum(dim=1))
     assert seen == [2, 2]
+
+
+def kept_cells(llm: LLM) -> list[int]:
+    """An engine's own choice of an image's patches, at its default budget of 0.2."""
+    (item,) = processed(llm, prompt((112, 112)))["mm_kwargs"]["image"]
+    pixels, count = item["pixel_values"].data, int(item["num_kept"].data)
+    model = model_of(llm)
+    layout = image_layout(model.config, 112, 112)
+    with torch.inference_mode():
+        _, (selection,) = model.select([pixels], [layout], [count])
+    cells: list[int] = selection.cells.tolist()
+    return cells
+
+
+def test_each_variant_changes_what_is_kept_and_leaves_no_trace(engine: LLM) -> None:
+    model, usual = model_of(engine), kept_cells(engine)
+    layers = range(len(model.vision_tower.vision_model.encoder.layers))
+    first, *others = variants(model.hired, layers, layers)
+    with changed(model, first):
+        assert kept_cells(engine) == usual
+    assert {what for what, _ in others} == {
+        *("split among tiles", "alpha", "init layer", "final layer"),
+    }
+    for variant in others:
+        with changed(model, variant):
+            assert kept_cells(engine) != usual, variant
+        assert kept_cells(engine) == usual, variant
+
+
+def test_each_method_is_its_own_and_leaves_no_trace(engine: LLM) -> None:
+    model, usual = model_of(engine), kept_cells(engine)
+    for name in SELECTORS:
+        with selecting_by(model, name):
+            assert (kept_cells(engine) == usual) == (name == "hired"), name
+        assert kept_cells(engine) == usual, name
+
+
+def test_a_variant_is_measured_past_the_caches(engine: LLM) -> None:
+    def answers() -> list[list[int]]:
+        sampling = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+        requests: list[Any] = [prompt((112, 112), seed=i) for i in range(5)]
+        outputs = engine.generate(requests, sampling, use_tqdm=False)
+        return [[*output.outputs[0].token_ids] for output in outputs]
+
+    usual = answers()
+    with changed(model_of(engine), ("final layer", 0)):
+        assert answers() == usual
+        forget(engine)
+        assert answers() != usual
+    forget(engine)
+    assert answers() == usual

@@ -1,4 +1,4 @@
-"""The files in examples/, on scenes that the small model can answer.
+"""The files in examples/, on noise and a model with random weights.
 
 The client's example is in test_getting_started.py, beside the server that it asks."""
 
@@ -9,38 +9,36 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from vllm import LLM
+from vllm import LLM, SamplingParams
 
-from benchmarks.accuracy import answers, held_out
-from tests.conftest import MakeEngine
+from tests.engine import noise_image
 from tests.test_docs import ROOT
-from training.tiny.model import CHECKPOINT
 
-SAMPLES = held_out(8)
-QUESTION = SAMPLES[0][1][1].text
+IMAGES = [noise_image(120, 100, seed) for seed in range(8)]
+QUESTION = "What is this?"
+ASKED = ["--question", QUESTION, "--max-tokens", "1"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes as files, one of them in a subfolder."""
+    """Images as files, one of them in a subfolder."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "more").mkdir()
-    for number, (scene, _) in enumerate(SAMPLES):
+    for number, image in enumerate(IMAGES):
         place = folder / "more" if number == 7 else folder
-        scene.image.save(place / f"{number}.png")
+        image.save(place / f"{number}.png")
     return folder
 
 
 @pytest.fixture
 def started(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    engine: LLM, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[dict[str, Any]]:
     """What the examples start engines with. They get the engine that tests share."""
-    engine = make_engine(CHECKPOINT, hired_max_budget=1.0)
     calls: list[dict[str, Any]] = []
 
     def start(model: str, **options: Any) -> LLM:
-        assert model == str(CHECKPOINT)
+        assert model == str(checkpoint)
         calls.append(options["hf_overrides"])
         return engine
 
@@ -51,28 +49,44 @@ def started(
 
 
 def expected(llm: LLM, budget: float) -> list[str]:
-    """Answers to the example's question, asked as the benchmarks do."""
-    return answers(llm, [(scene, [q[1]]) for scene, q in SAMPLES], budget)
+    """Tokens and answers to the example's question, as an example prints them."""
+    requests: list[Any] = [
+        {
+            "prompt": f"USER: <image>{QUESTION}\nASSISTANT:",
+            "multi_modal_data": {"image": image},
+            "mm_processor_kwargs": {"hired_budget": budget},
+        }
+        for image in IMAGES
+    ]
+    outputs = llm.generate(
+        requests, SamplingParams(temperature=0, max_tokens=1), use_tqdm=False
+    )
+    return [
+        f"{len(output.prompt_token_ids or [])} tokens: {output.outputs[0].text.strip()}"
+        for output in outputs
+    ]
 
 
 def test_offline_batch(
     started: list[dict[str, Any]],
-    make_engine: MakeEngine,
+    engine: LLM,
+    checkpoint: Path,
     folder: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     example = importlib.import_module("offline_batch")
-    example.main([str(CHECKPOINT), str(folder), "--question", QUESTION])
+    example.main([str(checkpoint), str(folder), *ASKED])
     assert started == [{"hired_budget": 0.2}]
-    lines = capsys.readouterr().out.splitlines()
-    said = [line.rpartition(": ")[2] for line in lines]
-    assert said == expected(make_engine(CHECKPOINT, hired_max_budget=1.0), 0.2)
-    assert lines[7].startswith("more/7.png: ")
+    names = [*(f"{number}.png" for number in range(7)), "more/7.png"]
+    lines = zip(names, expected(engine, 0.2), strict=True)
+    printed = "".join(f"{name}: {said}\n" for name, said in lines)
+    assert capsys.readouterr().out == printed
 
 
 def test_compare_budgets(
     started: list[dict[str, Any]],
-    make_engine: MakeEngine,
+    engine: LLM,
+    checkpoint: Path,
     folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -81,15 +95,17 @@ def test_compare_budgets(
     example = importlib.import_module("compare_budgets")
     example.main(
         [
-            *(str(CHECKPOINT), str(folder), "--question", QUESTION),
+            *(str(checkpoint), str(folder), *ASKED),
             *("--budgets", "0.6", "0.01", "--out", str(tmp_path)),
         ]
     )
     assert started == [{"hired_budget": 0.01, "hired_max_budget": 0.6}]
-    llm = make_engine(CHECKPOINT, hired_max_budget=1.0)
-    pairs = zip(expected(llm, 0.6), expected(llm, 0.01), strict=True)
-    different = [number for number, (one, other) in enumerate(pairs) if one != other]
-    assert 0 < len(different) < len(SAMPLES)
+    first, second = (
+        [said.partition(" tokens: ")[2] for said in expected(engine, budget)]
+        for budget in (0.6, 0.01)
+    )
+    different = [n for n in range(len(IMAGES)) if first[n] != second[n]]
+    assert 0 < len(different) < len(IMAGES)
     pictures = sorted(tmp_path.iterdir())
     assert [int(picture.name[:4]) for picture in pictures] == different
     last = capsys.readouterr().out.splitlines()[-1]
@@ -99,10 +115,13 @@ def test_compare_budgets(
 
 
 def test_an_empty_folder_is_refused(
-    started: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    started: list[dict[str, Any]],
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name in ("offline_batch", "compare_budgets"):
         with pytest.raises(SystemExit):
-            importlib.import_module(name).main([str(CHECKPOINT), str(tmp_path)])
+            importlib.import_module(name).main([str(checkpoint), str(tmp_path)])
         assert "no image in this folder" in capsys.readouterr().err
     assert started == []

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy import held_out
 from demo.__main__ import CHECKPOINT as SMOL
 from demo.__main__ import large_scenes
 from tests.e2e.server import Server, serving
+from tests.engine import noise_image
 from tests.test_docs import OFFLINE, ROOT, code
 from training.smol.assemble import assemble
-from training.tiny.model import CHECKPOINT
 
 PAGE = "docs/getting-started.md"
 CURLS = code(PAGE, "console", "curl ")
@@ -112,11 +111,10 @@ def test_the_examples_client(server: Server, checkout: Path) -> None:
     assert "hired_budget=1.5 is not allowed" in refused
 
 
-def test_offline(tmp_path: Path) -> None:
+def test_offline(tmp_path: Path, checkpoint: Path) -> None:
     """A file of its own, whose engine is another process, as outside of tests."""
-    (tmp_path / "llava-next").symlink_to(CHECKPOINT)
-    ((scene, _),) = held_out(1)
-    scene.image.save(tmp_path / "table.jpg")
+    (tmp_path / "llava-next").symlink_to(checkpoint)
+    noise_image(120, 110).save(tmp_path / "table.jpg")
     (block,) = code(PAGE, "python", OFFLINE)
     (tmp_path / "ask.py").write_text(block)
     settings = ["VLLM_ENABLE_V1_MULTIPROCESSING=1", "TORCH_COMPILE_DISABLE=1"]

@@ -1,4 +1,4 @@
-"""`benchmarks.paper` with lmms-eval itself, offline: our scenes, our small model.
+"""`benchmarks.paper` with lmms-eval itself, offline: our photographs, our small model.
 
 Where lmms-eval's environment is missing: `python -m benchmarks.paper.environment
 .venv-lmms-eval`, or name another in `HIRED_LMMS_EVAL`.
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
-from benchmarks.accuracy import answers, held_out, right
+from benchmarks.smol_accuracy import answers, right
 from tests.conftest import MakeEngine
 from tests.paper_tasks import LENGTHS, write_tasks
 from tests.test_docs import ROOT
-from training.tiny.model import CHECKPOINT
+from training.smol.assemble import assemble
+from training.smol.evaluate import trials
 
 ENVIRONMENT = Path(os.environ.get("HIRED_LMMS_EVAL", ROOT / ".venv-lmms-eval"))
 pytestmark = [
@@ -27,16 +29,18 @@ pytestmark = [
         reason=f"no lmms-eval in {ENVIRONMENT}; benchmarks.paper makes it, in minutes",
     ),
 ]
-SAMPLES = held_out(5)
-"""Every task of each: 20 questions."""
+MODEL = "llava-next-smol"
+TRIALS = trials(2, kinds=["scene"])
+"""Ten questions."""
 
 
 def paper(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """The command, at budgets 1.0 and 0.2 unless others are given."""
     return subprocess.run(
         [
-            *(sys.executable, "-m", "benchmarks.paper", "--model", str(CHECKPOINT)),
-            *("--device", "cpu", "--dtype", "float32", "--max-model-len", "1024"),
+            *(sys.executable, "-m", "benchmarks.paper"),
+            *("--model", str(folder / MODEL), "--device", "cpu"),
+            *("--dtype", "float32", "--max-model-len", "4096"),
             *("--environment", str(ENVIRONMENT), "--include", str(folder / "tasks")),
             *("--runs", str(folder / "runs"), "--out", str(folder / "out")),
             *("--budgets", "1.0", "0.2", *options),
@@ -50,9 +54,10 @@ def paper(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the tasks' files, and the answers of two engines to all of them."""
+    """With the model, the tasks' files and two engines' answers to all of them."""
     folder = tmp_path_factory.mktemp("paper")
-    write_tasks(folder / "tasks", SAMPLES)
+    assemble(folder / MODEL)
+    write_tasks(folder / "tasks", TRIALS)
     done = paper(folder, "--tasks", *LENGTHS)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -66,37 +71,45 @@ def stored(folder: Path, engine: str, task: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("engine", "budget"), [("stock-1.0", 1.0), ("hired-0.2", 0.2)])
-def test_scores_are_those_of_benchmarks_accuracy(
+def test_scores_are_those_of_benchmarks_smol_accuracy(
     folder: Path, make_engine: MakeEngine, engine: str, budget: float
 ) -> None:
     """Question by question, of the same engine in this process."""
     found = stored(folder, engine, "scenes")
-    llm = make_engine(CHECKPOINT, hired_max_budget=1.0)
-    expected = right(llm, SAMPLES, budget)
+    llm = make_engine(
+        folder / MODEL,
+        max_model_len=4096,
+        max_num_batched_tokens=4096,
+        num_gpu_blocks_override=None,
+        hired_max_budget=1.0,
+    )
+    expected = right(llm, TRIALS, budget)
     scores = [sample["score"] for sample in found["samples"]]
     assert scores == expected.flatten().tolist()
     assert found["figure"] == pytest.approx(expected.mean())
     said = [sample["answer"].strip() for sample in found["samples"]]
-    assert said == answers(llm, SAMPLES, budget)
+    assert said == answers(llm, TRIALS, budget)
 
 
 def test_answers_are_cut_where_the_task_says(folder: Path) -> None:
-    """A byte is a token of this model. A task without a length gets its whole
-    answer."""
+    """After one token, or where the model ends; a task without a length gets its
+    whole answer."""
     whole, cut, free = (
         [sample["answer"] for sample in stored(folder, "stock-1.0", task)["samples"]]
         for task in LENGTHS
     )
-    assert cut == [answer[:1] for answer in whole]
-    assert max(map(len, whole)) > 1
-    assert [answer[:12] for answer in free] == whole
+    tokenizer = AutoTokenizer.from_pretrained(folder / MODEL)
+    ids = [tokenizer(answer).input_ids for answer in whole]
+    assert cut == [tokenizer.decode(own[:1]) for own in ids]
+    assert max(map(len, ids)) > 1
+    assert free == whole
 
 
 def test_the_report(folder: Path) -> None:
     lines = (folder / "out/paper.md").read_text().splitlines()
     rows = [[c.strip() for c in x.strip("|").split("|")] for x in lines if "|" in x]
     assert [row[:4] for row in rows[2:]] == [
-        [task, method, budget, "20"]
+        [task, method, budget, "10"]
         for task in LENGTHS
         for method, budget in (("stock", "1.0"), ("hired", "0.2"))
     ]

@@ -20,8 +20,13 @@ from training.smol.features import Features, make_shard
 from training.smol.language import prompt_of, read_tokenizer
 from training.smol.learner import Learner
 from training.smol.questions import TRAINING, ask
-from training.smol.sequences import Asked, Writer, answer_loss, drop_tokens
-from training.tiny.model import visual_rows
+from training.smol.sequences import (
+    Asked,
+    Writer,
+    answer_loss,
+    drop_tokens,
+    visual_rows,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.matrix, pytest.mark.timeout(2400)]
 

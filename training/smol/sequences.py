@@ -18,7 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 from training.smol.features import Sample
 from training.smol.language import prompt_of
 from training.smol.questions import Question
-from training.tiny.model import visual_rows
+from vllm_hired.layouts import Layout
+from vllm_hired.selectors.index_tables import index_tables
 
 Generator = np.random.Generator
 NO_TARGET = -100
@@ -26,6 +27,30 @@ TEXT, CELL, NEWLINE = 0, 1, 2
 """What a position of a sequence holds."""
 MULTIPLE = 8
 """Of lengths: attention with a mask is slow on a GPU otherwise."""
+
+
+def visual_rows(
+    features: Tensor,
+    layout: Layout,
+    newline: Tensor,
+    keep: Tensor | None,
+) -> Tensor:
+    """Projected tokens of one image, in the order in which the LLM gets them.
+
+    Args:
+        features: `[P * N, hidden]`, projected.
+        layout: of the image.
+        newline: `[hidden]`.
+        keep: `[N + V_sub]` bool over the sequence, or None for the stock sequence
+            with its newline tokens.
+    """
+    rows = features[index_tables(layout, features.device).sequence]
+    if keep is not None:
+        return rows[keep.to(rows.device)]
+    n = layout.cells_per_partition
+    canvas = rows[n:].view(layout.height, layout.width, -1)
+    ends = newline.expand(layout.height, 1, -1)
+    return torch.cat((rows[:n], torch.cat((canvas, ends), dim=1).flatten(0, 1)))
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,0 @@
-"""A small LLaVA-NeXT of our own: its data and its training."""
