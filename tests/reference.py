@@ -123,18 +123,15 @@ class Reference(HFCheckpoint):
     def _project(self, outputs: Any, flat: list[int]) -> Tensor:
         return self.project(self.features(outputs).flatten(0, 1)[flat])
 
-    def generate_whole(
-        self, request: dict[str, Any], max_tokens: int, eos: int | None = None
-    ) -> list[int]:
-        """Greedy tokens for prompt and picture by HF alone, nothing dropped; it stops
-        after `eos`."""
+    def generate_whole(self, request: dict[str, Any], max_tokens: int) -> list[int]:
+        """Greedy tokens for prompt and pictures by HF alone, nothing dropped."""
         inputs = self.processor(
             text=request["prompt"],
             images=request["multi_modal_data"]["image"],
             return_tensors="pt",
         )
         tokens = self.model.generate(
-            **inputs, do_sample=False, max_new_tokens=max_tokens, eos_token_id=eos
+            **inputs, do_sample=False, max_new_tokens=max_tokens, eos_token_id=None
         )
         new: list[int] = tokens[0, inputs.input_ids.shape[1] :].tolist()
         return new

@@ -46,6 +46,18 @@ def test_equals_hf_fed_the_oracles_embeddings(
     assert generate(any_engine, *requests) == expected
 
 
+@pytest.mark.parametrize("batch", BATCHES)
+def test_equals_hf_alone_where_nothing_is_dropped(
+    any_engine: LLM, reference: Reference, batch: str
+) -> None:
+    requests = [
+        prompt(*sizes, budget=1.0, seed=10 * i)
+        for i, sizes in enumerate(BATCHES[batch])
+    ]
+    expected = [reference.generate_whole(request, MAX_TOKENS) for request in requests]
+    assert generate(any_engine, *requests) == expected
+
+
 def test_equals_hf_with_the_real_vision_geometry(
     make_checkpoint: WriteCheckpoint, make_engine: MakeEngine
 ) -> None:
