@@ -71,6 +71,15 @@ def test_the_small_models_table_is_the_result_files() -> None:
     assert f"{blind.replace(' ', '% ', 1)}" in " ".join(section.split())
 
 
+def test_the_model_cards_answers_are_the_result_files() -> None:
+    results = json.loads((ROOT / "benchmarks/results/smol-accuracy.json").read_text())
+    (stock, *_), _ = results["tables"].values()
+    card = (ROOT / "checkpoints/llava-next-smol/README.md").read_text()
+    text = " ".join(card.split())
+    for task in ("presence", "naming", "place", "counting", "reading"):
+        assert f"{task} {stock[f'{task} (%)'].replace(' ', '% ', 1)}" in text
+
+
 def test_every_setting_is_in_the_table() -> None:
     page = (ROOT / "docs/settings.md").read_text()
     heads = re.findall(r"^\| (`hired_[^|]+) \|", page, re.MULTILINE)
