@@ -42,10 +42,10 @@ def make_parser(
         "--shape",
         choices=shapes,
         default="llava-next-7b",
-        help="dimensions of a model with dummy weights (default: llava-next-7b)",
+        help="dimensions of a model with dummy weights (default: %(default)s)",
     )
     model.add_argument("--model", help="directory or id of a real checkpoint")
-    parser.add_argument("--dtype", default="bfloat16", help="default: bfloat16")
+    parser.add_argument("--dtype", default="bfloat16", help="default: %(default)s")
     parser.add_argument(
         "--device",
         choices=["cpu", "cuda"],

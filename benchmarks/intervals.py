@@ -1,7 +1,7 @@
 """Right answers as tables and pictures, with 95% bootstrap intervals.
 
-An array of them is `[scenes, tasks]` of 0 and 1. Intervals are over scenes, and
-differences between methods are paired: the same scenes, the same questions.
+An array of them is `[trials, tasks]` of 0 and 1. Intervals are over trials, and
+differences between methods are paired: the same trials, the same questions.
 """
 
 from collections import Counter
@@ -18,12 +18,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def as_digits(values: Array) -> str:
-    """`[scenes, tasks]` of 0 and 1 as text, a word a scene: `1101 1111 ...`."""
-    return " ".join("".join(str(int(x)) for x in scene) for scene in values)
+    """`[trials, tasks]` of 0 and 1 as text, a word a trial: `1101 1111 ...`."""
+    return " ".join("".join(str(int(x)) for x in trial) for trial in values)
 
 
 def most_usual(truth: Array) -> Array:
-    """`[scenes, tasks]` of 0 and 1: where the task's most usual answer is right."""
+    """`[trials, tasks]` of 0 and 1: where the task's most usual answer is right."""
     usual = [Counter(column).most_common(1)[0][0] for column in truth.T.tolist()]
     return (truth == np.array(usual)).astype(float)
 
@@ -32,9 +32,9 @@ def interval(values: Array, of: Array | None = None, draws: int = 2000) -> str:
     """`mean (low to high)` in percent: 95% bootstrap over the first axis.
 
     Args:
-        values: `[scenes, ...]`.
-        of: `[scenes, ...]`, by whose mean the other is divided, scenes drawn alike.
-        draws: of as many scenes as there are.
+        values: `[trials, ...]`.
+        of: `[trials, ...]`, by whose mean the other is divided, trials drawn alike.
+        draws: of as many trials as there are.
     """
     rng = np.random.default_rng(0)
     part = values.reshape(len(values), -1).mean(axis=1)

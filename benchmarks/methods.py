@@ -110,8 +110,7 @@ def costs(args: argparse.Namespace) -> list[Row]:
     In a round the tower encodes once, then each method selects at each budget, so that
     a method's share of the tower is that of the same minute.
     """
-    cost_args = argparse.Namespace(**vars(args) | {"model": None})
-    bench = Bench(harness.model_of(overhead.start_engine(cost_args, args.shape)))
+    bench = Bench(harness.model_of(overhead.start_engine(args, args.shape)))
     found: list[Row] = []
     works: list[Callable[[], Tensor]] = []
     for name in args.selectors:
@@ -193,6 +192,8 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS)
     parser.add_argument("--selectors", nargs="+", default=[*SELECTORS])
     args = parser.parse_args()
+    if args.model is not None:
+        parser.error("--model: costs are measured on a --shape")
     title = f"What a method adds to the tower of {args.shape}, one {SIDE}x{SIDE} image"
     found = costs(args)
     write_results(args, "methods", {title: cost_rows(found)}, found, draw(found))

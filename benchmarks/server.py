@@ -22,7 +22,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.harness import make_parser
-from random_checkpoints.llava import SHAPES, small, write_checkpoint
+from random_checkpoints.llava import SHAPES, write_checkpoint
 
 CHAT = "/v1/chat/completions"
 START_LIMIT_S = 1800
@@ -131,17 +131,15 @@ def running_server(
 def campaign_parser(description: str | None) -> argparse.ArgumentParser:
     """Arguments of every campaign."""
     parser = make_parser(description)
-    parser.set_defaults(shape=None, dtype="float32")
+    parser.set_defaults(shape="small", dtype="float32")
     return parser
 
 
 def campaign_model(args: argparse.Namespace) -> str:
-    """The checkpoint to ask. That of a `--shape` is written, with random weights;
-    without `--shape` and `--model`, that of the tests."""
+    """The checkpoint to ask. That of a `--shape` is written, with random weights."""
     if args.model is not None:
         return args.model
-    shape = small() if args.shape is None else SHAPES[args.shape]
-    return str(write_checkpoint(Path("out") / (args.shape or "small"), shape))
+    return str(write_checkpoint(Path("out") / args.shape, SHAPES[args.shape]))
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     AutoConfig,
     CLIPImageProcessor,
@@ -82,6 +81,19 @@ class Shape:
     feature_strategy: str = "default"
 
 
+def small(**changes: Any) -> Shape:
+    """A shape for tests: tiles of 8 x 8 patches, canvases up to 2 x 2 and 1 x 3."""
+    tile = 56
+    pinpoints = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+    defaults: dict[str, Any] = {
+        "tile_size": tile,
+        "patch_size": 7,
+        "pinpoints": tuple((rows * tile, cols * tile) for rows, cols in pinpoints),
+        "max_positions": 2048,
+    }
+    return Shape(**(defaults | changes))
+
+
 _CLIP_LARGE = Shape(
     vision_hidden=1024,
     vision_intermediate=4096,
@@ -117,21 +129,9 @@ SHAPES = {
         text_heads=8,
         text_layers=8,
     ),
+    "small": small(),
 }
-"""Published models' dimensions, and one that a laptop can run."""
-
-
-def small(**changes: Any) -> Shape:
-    """A shape for tests: tiles of 8 x 8 patches, canvases up to 2 x 2 and 1 x 3."""
-    tile = 56
-    pinpoints = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
-    defaults: dict[str, Any] = {
-        "tile_size": tile,
-        "patch_size": 7,
-        "pinpoints": tuple((rows * tile, cols * tile) for rows, cols in pinpoints),
-        "max_positions": 2048,
-    }
-    return Shape(**(defaults | changes))
+"""Published models' dimensions, one that a laptop can run, and that of the tests."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -258,12 +258,11 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int | None = 0) -> Path:
     return folder
 
 
-def save_weights(folder: Path, model: Any, dtype: torch.dtype | None = None) -> None:
-    """Writes an HF model's weights under their published names, in their own dtype
-    unless another is given."""
+def save_weights(folder: Path, model: Any) -> None:
+    """Writes an HF model's weights under their published names."""
     tower = model.config.vision_config.model_type
     weights = {
-        published_name(name, tower): tensor.to(dtype)
+        published_name(name, tower): tensor
         for name, tensor in model.state_dict().items()
         if not name.endswith("position_ids")
     }

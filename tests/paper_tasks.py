@@ -83,7 +83,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="for --include of benchmarks.paper")
-    parser.add_argument("--scenes", type=int, default=100, help="default: 100")
+    parser.add_argument(
+        "--scenes", type=int, default=100, help="of five questions each; default: 100"
+    )
     args = parser.parse_args()
     write_tasks(args.folder, trials(args.scenes, kinds=["scene"]))
 

@@ -20,7 +20,7 @@ RATES = (2.0, 40.0, 6.0, 7.0)
 
 def main() -> None:
     args = argparse.Namespace(
-        model=None, shape=None, dtype="float32", device="cpu", size=(224, 224)
+        model=None, shape="small", dtype="float32", device="cpu", size=(224, 224)
     )
     args.model = campaign_model(args)
     args.output_tokens = 16

@@ -27,7 +27,7 @@ def test_blind_is_the_most_usual_answer() -> None:
 
 
 def test_intervals_are_those_of_a_known_spread() -> None:
-    """100 scenes, half of them right: 50% give or take 1.96 times 5."""
+    """100 trials, half of them right: 50% give or take 1.96 times 5."""
     said = interval(np.repeat([0.0, 1.0], 50))
     mean, low, high = (float(x) for x in re.findall(r"[\d.]+", said))
     assert mean == 50.0
@@ -36,7 +36,7 @@ def test_intervals_are_those_of_a_known_spread() -> None:
 
 
 def test_differences_are_paired() -> None:
-    """Two methods that are right on the same scenes differ by nothing, surely."""
+    """Two methods that are right on the same trials differ by nothing, surely."""
     right = np.random.default_rng(0).integers(0, 2, (60, 2)).astype(float)
     found = {
         ("stock", 1.0): np.ones((60, 2)),

@@ -71,13 +71,37 @@ def test_the_small_models_table_is_the_result_files() -> None:
     assert f"{blind.replace(' ', '% ', 1)}" in " ".join(section.split())
 
 
+SMOL = ROOT / "checkpoints/llava-next-smol"
+CARD = (SMOL / "README.md").read_text()
+
+
+def test_the_model_cards_size_is_the_files() -> None:
+    (stated,) = re.findall(r"LoRA delta .* float16, (\d+) MB", CARD)
+    assert round((SMOL / "trained.safetensors").stat().st_size / 1e6) == int(stated)
+
+
 def test_the_model_cards_answers_are_the_result_files() -> None:
     results = json.loads((ROOT / "benchmarks/results/smol-accuracy.json").read_text())
     (stock, *_), _ = results["tables"].values()
-    card = (ROOT / "checkpoints/llava-next-smol/README.md").read_text()
-    text = " ".join(card.split())
+    text = " ".join(CARD.split())
     for task in ("presence", "naming", "place", "counting", "reading"):
         assert f"{task} {stock[f'{task} (%)'].replace(' ', '% ', 1)}" in text
+
+
+def test_the_model_cards_table_ends_the_learning_curve() -> None:
+    """With and without dropping: the last point with all tokens, and that with 30%."""
+    curve = (ROOT / "benchmarks/results/smol-training.md").read_text()
+    lines = [line for line in curve.splitlines() if " dropping " in line]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    final = [
+        row
+        for training in ("with dropping", "without dropping")
+        for row in [row for row in rows if row[0] == training][-2:]
+    ]
+    names = ("presence", "naming", "place", "counting", "reading", "page", "chart")
+    for column, task in enumerate(names, start=5):
+        points = re.escape(" | ".join(row[column] for row in final))
+        assert re.search(rf"^\| {task} \| \w+ \| {points} \|$", CARD, re.MULTILINE)
 
 
 def test_every_setting_is_in_the_table() -> None:

@@ -1,1 +1,1 @@
-"""How the checkpoints of this repository were made."""
+"""How the checkpoint of this repository was made."""

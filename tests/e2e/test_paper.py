@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.conftest import MakeEngine
 from tests.paper_tasks import LENGTHS, write_tasks
 from tests.test_docs import ROOT
 from training.smol.assemble import assemble
-from training.smol.evaluate import trials
+from training.smol.evaluate import Trial, trials
 
 ENVIRONMENT = Path(os.environ.get("HIRED_LMMS_EVAL", ROOT / ".venv-lmms-eval"))
 pytestmark = [
@@ -30,8 +31,12 @@ pytestmark = [
     ),
 ]
 MODEL = "llava-next-smol"
-TRIALS = trials(2, kinds=["scene"])
-"""Ten questions."""
+
+
+@cache
+def asked() -> list[Trial]:
+    """Ten questions. Their photographs may have to be fetched first."""
+    return trials(2, kinds=["scene"])
 
 
 def paper(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -57,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With the model, the tasks' files and two engines' answers to all of them."""
     folder = tmp_path_factory.mktemp("paper")
     assemble(folder / MODEL)
-    write_tasks(folder / "tasks", TRIALS)
+    write_tasks(folder / "tasks", asked())
     done = paper(folder, "--tasks", *LENGTHS)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -83,12 +88,12 @@ def test_scores_are_those_of_benchmarks_smol_accuracy(
         num_gpu_blocks_override=None,
         hired_max_budget=1.0,
     )
-    expected = right(llm, TRIALS, budget)
+    expected = right(llm, asked(), budget)
     scores = [sample["score"] for sample in found["samples"]]
     assert scores == expected.flatten().tolist()
     assert found["figure"] == pytest.approx(expected.mean())
     said = [sample["answer"].strip() for sample in found["samples"]]
-    assert said == answers(llm, TRIALS, budget)
+    assert said == answers(llm, asked(), budget)
 
 
 def test_answers_are_cut_where_the_task_says(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What these tests need that `make environment` does not install."""
+"""What these tests need beyond the package: `pip install '.[smol]'`."""
 
 from importlib.util import find_spec
 

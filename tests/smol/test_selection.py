@@ -22,7 +22,7 @@ from training.smol.pictures import make_scene
 from vllm_hired.config import HiredConfig
 from vllm_hired.tools.inspect.inspection import Inspection, inspect_image
 
-pytestmark = [pytest.mark.slow, pytest.mark.matrix]
+pytestmark = [pytest.mark.slow, pytest.mark.matrix, pytest.mark.timeout(2400)]
 
 BUDGET = 0.1
 
@@ -55,8 +55,8 @@ def seen(model: Path) -> list[tuple[Inspection, Tensor]]:
 def test_attention_finds_the_objects(
     seen: list[tuple[Inspection, Tensor]], method: str, is_better: bool
 ) -> None:
-    """Of the thumbnails' cells that show one, three times as many stay as of all cells
-    by attention, and as many as of all by a choice that does not look."""
+    """Of the thumbnails' cells that show one, attention keeps more than twice the share
+    that it keeps of all cells; a choice that does not look keeps the same share."""
     settings = {"hired_budget": BUDGET, "hired_selector": method}
     kept, shown = [], []
     for inspection, shows in seen:
@@ -68,12 +68,18 @@ def test_attention_finds_the_objects(
         shown.append(shows)
     stays, shows = torch.cat(kept), torch.cat(shown)
     share = stays[shows].float().mean() / stays.float().mean()
-    assert (share > 2.5) == is_better
-    assert is_better or 0.6 < share < 1.4
+    if is_better:
+        assert share > 2.5
+    else:
+        assert 0.6 < share < 1.4
 
 
 def run(module: str, folder: Path, model: Path, *options: str) -> dict[str, Any]:
     """Runs a measurement in a folder; what it wrote."""
+    (folder / "out").mkdir(exist_ok=True)
+    fetched = folder / "out/smol"
+    if not fetched.exists():
+        fetched.symlink_to(ROOT / "out/smol")
     done = subprocess.run(
         [
             *(sys.executable, "-m", f"benchmarks.{module}", "--model", str(model)),
