@@ -16,7 +16,6 @@ from tests.test_docs import ROOT
 
 IMAGES = [noise_image(120, 100, seed) for seed in range(8)]
 QUESTION = "What is this?"
-ASKED = ["--question", QUESTION, "--max-tokens", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def started(
     return calls
 
 
-def expected(llm: LLM, budget: float) -> list[str]:
+def expected(llm: LLM, budget: float, max_tokens: int) -> list[str]:
     """Tokens and answers to the example's question, as an example prints them."""
     requests: list[Any] = [
         {
@@ -59,7 +58,7 @@ def expected(llm: LLM, budget: float) -> list[str]:
         for image in IMAGES
     ]
     outputs = llm.generate(
-        requests, SamplingParams(temperature=0, max_tokens=1), use_tqdm=False
+        requests, SamplingParams(temperature=0, max_tokens=max_tokens), use_tqdm=False
     )
     return [
         f"{len(output.prompt_token_ids or [])} tokens: {output.outputs[0].text.strip()}"
@@ -75,10 +74,11 @@ def test_offline_batch(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     example = importlib.import_module("offline_batch")
-    example.main([str(checkpoint), str(folder), *ASKED])
+    options = ["--question", QUESTION, "--max-tokens", "8"]
+    example.main([str(checkpoint), str(folder), *options])
     assert started == [{"hired_budget": 0.2}]
     names = [*(f"{number}.png" for number in range(7)), "more/7.png"]
-    said = expected(engine, 0.2)
+    said = expected(engine, 0.2, max_tokens=8)
     assert len({line.partition(": ")[2] for line in said} - {""}) > 1
     lines = zip(names, said, strict=True)
     printed = "".join(f"{name}: {line}\n" for name, line in lines)
@@ -97,13 +97,14 @@ def test_compare_budgets(
     example = importlib.import_module("compare_budgets")
     example.main(
         [
-            *(str(checkpoint), str(folder), *ASKED),
-            *("--budgets", "0.6", "0.01", "--out", str(tmp_path)),
+            *(str(checkpoint), str(folder), "--question", QUESTION),
+            # Of longer answers none would be the same at both budgets.
+            *("--max-tokens", "1", "--budgets", "0.6", "0.01", "--out", str(tmp_path)),
         ]
     )
     assert started == [{"hired_budget": 0.01, "hired_max_budget": 0.6}]
     first, second = (
-        [said.partition(" tokens: ")[2] for said in expected(engine, budget)]
+        [said.partition(" tokens: ")[2] for said in expected(engine, budget, 1)]
         for budget in (0.6, 0.01)
     )
     different = [n for n in range(len(IMAGES)) if first[n] != second[n]]
