@@ -104,6 +104,20 @@ def test_the_model_cards_table_ends_the_learning_curve() -> None:
         assert re.search(rf"^\| {task} \| \w+ \| {points} \|$", CARD, re.MULTILINE)
 
 
+def test_every_interval_about_the_small_model_is_in_the_result_files() -> None:
+    """As it stands, or turned about where the page says what is above what."""
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    section = page[page.index("## A small model with real parts") :]
+    results = "".join(
+        path.read_text() for path in (ROOT / "benchmarks/results").glob("smol-*.md")
+    )
+    found = re.findall(r"\(([-\d.]+) to\s+([-\d.]+)\)", section)
+    assert len(found) > 60
+    for low, high in found:
+        turned = f"({-float(high)} to {-float(low)})"
+        assert f"({low} to {high})" in results or turned in results, (low, high)
+
+
 def test_every_setting_is_in_the_table() -> None:
     page = (ROOT / "docs/settings.md").read_text()
     heads = re.findall(r"^\| (`hired_[^|]+) \|", page, re.MULTILINE)
