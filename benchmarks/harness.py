@@ -152,6 +152,32 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+def draw_bars(values: Mapping[tuple[str, float], float], **axis: Any) -> Figure:
+    """A bar for each name and budget, the names one below the other.
+
+    Args:
+        values: by name and budget.
+        axis: what matplotlib's `Axes.set` takes.
+    """
+    names, budgets = (list(dict.fromkeys(each)) for each in zip(*values, strict=True))
+    figure = Figure(figsize=(7, 0.4 * len(names) + 1))
+    axes = figure.subplots()
+    height = 0.8 / len(budgets)
+    for part, budget in enumerate(budgets):
+        own = {name: value for (name, of), value in values.items() if of == budget}
+        axes.barh(
+            [names.index(name) + height * part for name in own],
+            [*own.values()],
+            height=height,
+            label=f"hired_budget={budget}",
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(**axis)
+    axes.legend(fontsize="small")
+    return figure
+
+
 def write_results(
     args: argparse.Namespace,
     name: str,

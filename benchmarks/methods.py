@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import harness, overhead
-from benchmarks.harness import make_parser, now, spread, write_results
+from benchmarks.harness import draw_bars, make_parser, now, spread, write_results
 from vllm_hired.budget import kept_count
 from vllm_hired.config import SETTINGS
 from vllm_hired.engine.capture import capture
@@ -166,24 +166,12 @@ def cost_rows(found: list[Row]) -> list[Row]:
 
 def draw(found: list[Row]) -> Figure:
     """A bar a method and budget."""
-    names = list(dict.fromkeys(cost["selector"] for cost in found))
-    budgets = list(dict.fromkeys(cost["budget"] for cost in found))
-    figure = Figure(figsize=(7, 0.4 * len(names) + 1))
-    axes = figure.subplots()
-    height = 0.8 / len(budgets)
-    for part, budget in enumerate(budgets):
-        own = [cost for cost in found if cost["budget"] == budget]
-        axes.barh(
-            [names.index(cost["selector"]) + height * part for cost in own],
-            [1000 * median(cost["method seconds"]) for cost in own],
-            height=height,
-            label=f"hired_budget={budget}",
-        )
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set(xlabel="what the method adds to the tower (ms)", xscale="log")
-    axes.legend(fontsize="small")
-    return figure
+    medians = {
+        (cost["selector"], cost["budget"]): 1000 * median(cost["method seconds"])
+        for cost in found
+    }
+    label = "what the method adds to the tower (ms)"
+    return draw_bars(medians, xlabel=label, xscale="log")
 
 
 def main() -> None:

@@ -21,7 +21,13 @@ from unittest import mock
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from benchmarks.harness import make_parser, model_of, start_engine, write_results
+from benchmarks.harness import (
+    draw_bars,
+    make_parser,
+    model_of,
+    start_engine,
+    write_results,
+)
 from benchmarks.intervals import Array, as_digits, interval
 from benchmarks.smol_accuracy import ENGINE, Kept, remember_partitions, right_or_kept
 from training.smol.evaluate import SEED, trials
@@ -96,22 +102,11 @@ def rows_of(found: dict[tuple[Variant, float], Array]) -> list[Row]:
 
 def draw(found: dict[tuple[Variant, float], Array]) -> Figure:
     """A bar a variant and budget."""
-    names = list(dict.fromkeys(variant for variant, _ in found))
-    budgets = list(dict.fromkeys(budget for _, budget in found))
-    figure = Figure(figsize=(7, 0.3 * len(names) + 1))
-    axes = figure.subplots()
-    for part, budget in enumerate(budgets):
-        axes.barh(
-            [row + 0.35 * part for row in range(len(names))],
-            [100 * found[name, budget].mean() for name in names],
-            height=0.35,
-            label=f"hired_budget={budget}",
-        )
-    axes.set_yticks(range(len(names)), [f"{what} {value}" for what, value in names])
-    axes.invert_yaxis()
-    axes.set(xlabel="right answers (%)")
-    axes.legend()
-    return figure
+    shares = {
+        (f"{what} {value}", budget): 100 * float(right.mean())
+        for ((what, value), budget), right in found.items()
+    }
+    return draw_bars(shares, xlabel="right answers (%)")
 
 
 def main() -> None:

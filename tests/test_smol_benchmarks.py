@@ -13,8 +13,7 @@ from benchmarks.harness import forget, model_of
 from benchmarks.smol_ablation import changed, variants
 from benchmarks.smol_accuracy import Kept, remember_partitions, selecting_by
 from benchmarks.smol_tradeoff import draw, joined, seconds_by_budget, shares
-from tests.engine import processed, prompt
-from vllm_hired.layouts import image_layout
+from tests.engine import kept_digest, prompt
 from vllm_hired.selectors import SELECTORS
 from vllm_hired.towers.attention import cls_attention, summed_keys
 from vllm_hired.towers.reading import Reading
@@ -120,39 +119,29 @@ def test_a_partition_is_encoded_once_and_is_what_it_was() -> None:
     assert seen == [2, 2]
 
 
-def kept_cells(llm: LLM) -> list[int]:
-    """An engine's own choice of an image's patches, at its default budget of 0.2."""
-    (item,) = processed(llm, prompt((112, 112)))["mm_kwargs"]["image"]
-    pixels, count = item["pixel_values"].data, int(item["num_kept"].data)
-    model = model_of(llm)
-    layout = image_layout(model.config, 112, 112)
-    with torch.inference_mode():
-        _, (selection,) = model.select([pixels], [layout], [count])
-    cells: list[int] = selection.cells.tolist()
-    return cells
-
-
 def test_each_variant_changes_what_is_kept_and_leaves_no_trace(engine: LLM) -> None:
-    model, usual = model_of(engine), kept_cells(engine)
+    model = model_of(engine)
+    usual = kept_digest(model)
     layers = range(len(model.vision_tower.vision_model.encoder.layers))
     first, *others = variants(model.hired, layers, layers)
     with changed(model, first):
-        assert kept_cells(engine) == usual
+        assert kept_digest(model) == usual
     assert {what for what, _ in others} == {
         *("split among tiles", "alpha", "init layer", "final layer"),
     }
     for variant in others:
         with changed(model, variant):
-            assert kept_cells(engine) != usual, variant
-        assert kept_cells(engine) == usual, variant
+            assert kept_digest(model) != usual, variant
+        assert kept_digest(model) == usual, variant
 
 
 def test_each_method_is_its_own_and_leaves_no_trace(engine: LLM) -> None:
-    model, usual = model_of(engine), kept_cells(engine)
+    model = model_of(engine)
+    usual = kept_digest(model)
     for name in SELECTORS:
         with selecting_by(model, name):
-            assert (kept_cells(engine) == usual) == (name == "hired"), name
-        assert kept_cells(engine) == usual, name
+            assert (kept_digest(model) == usual) == (name == "hired"), name
+        assert kept_digest(model) == usual, name
 
 
 def test_a_variant_is_measured_past_the_caches(engine: LLM) -> None:
